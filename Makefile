@@ -1,0 +1,35 @@
+# Each target makes its own virtual environment; PYTHON chooses the interpreter.
+PYTHON ?= python3
+
+.PHONY: demo test test-interop lint types clean
+
+demo: .venv/demo.done
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python experiments/demo.py
+
+test: .venv-test/test.done
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/pyright
+	.venv-test/bin/python -m pytest
+
+test-interop: .venv-interop/interop.done
+	.venv-interop/bin/python -m pytest -m interop
+
+# A stamp beside the environment: made again when the dependencies change.
+.venv/demo.done: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[weights]'
+	touch $@
+
+.venv-test/test.done: pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+.venv-interop/interop.done: pyproject.toml
+	$(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-test .venv-interop demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,471 @@
+"""`socialtag COMMAND`: parses the command line, calls one room, prints what it found.
+
+Rooms are imported inside their command, so that `--help` answers at once.
+"""
+
+import argparse
+import functools
+import json
+import logging
+import operator
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from socialtag_jax.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from socialtag_jax.evaluate import Scorer
+    from socialtag_jax.parallel import Devices
+    from socialtag_jax.sources.photo import Photo
+    from socialtag_jax.tags import TagStatistics, TagVocabulary
+
+_IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"])
+_PREDICT_BATCH = 32
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line; exits with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # orbax remarks on every folder that it opens to read.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        sys.exit(_run(arguments))
+    except UserError as error:
+        # Several lines, or control characters, in a file name must not break the one-line promise.
+        message = " ".join(str(error).split())
+        print(f"socialtag: error: {message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\nsocialtag: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; so do we, quietly.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _run(arguments: list[str]) -> int:
+    parser, train = _parser()
+    if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments):
+        return _train_help(train, arguments[1:])
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "train":
+        options.overrides = rest
+    elif rest:
+        parser.error(f"unknown arguments: {' '.join(rest)} (see: socialtag {options.command} --help)")
+    return options.run(options)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    from socialtag_jax import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="socialtag",
+        description="Train a photo-tag predictor on your own tagged photos, and use it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"socialtag-jax {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, text: str, **options: Any) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False, **options)
+        command.set_defaults(run=run)
+        return command
+
+    _add_prepare(add("prepare", _prepare, "Turn tagged photos into a data set of TFRecord shards."))
+
+    stats = add("stats", _stats, "Print a data set's tag statistics.")
+    stats.add_argument("dataset", type=Path, help="a data set's folder, as `prepare` printed it")
+    stats.add_argument(
+        "--top", type=int, default=10, metavar="N", help="how many of the most frequent tags (default 10)"
+    )
+    _add_json(stats)
+
+    weights = add("weights", None, "Get or convert VGG16 convolution weights.")
+    actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
+    fetch = actions.add_parser("fetch", help="fetch ImageNet weights into the cache", allow_abbrev=False)
+    fetch.set_defaults(run=_weights_fetch)
+    convert = actions.add_parser(
+        "convert",
+        help="convert a weight file (.h5, .keras, .weights.h5, .safetensors, .onnx, .npz)",
+        allow_abbrev=False,
+    )
+    convert.add_argument("file", type=Path, help="the file to convert; pickles (.pt, .pth, .pkl) are refused")
+    convert.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    convert.set_defaults(run=_weights_convert)
+
+    train = add(
+        "train",
+        _train,
+        "Train an experiment on a data set. Run the same command again to go on with an interrupted run.",
+        epilog="Any field of the experiment can be set, for example --optimizer.learning-rate 3e-4 or "
+        "--stages.0.epochs 2; socialtag train EXPERIMENT --help lists them all with that file's values.",
+    )
+    train.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="an experiment file (see experiments/)")
+    train.add_argument("--dataset", type=Path, required=True, help="a data set's folder")
+    train.add_argument("--workdir", type=Path, required=True, help="the run folder: checkpoints, metrics, TensorBoard")
+    train.add_argument(
+        "--debug",
+        action="store_true",
+        help="try the experiment in a minute: 4 simulated CPU devices, 48 px, 2 epochs of 4 batches of 8 images",
+    )
+
+    evaluate = add("evaluate", _evaluate, "Score a run or a bundle on a split, beside the popularity baseline.")
+    evaluate.add_argument("model", type=Path, metavar="RUN_OR_BUNDLE", help="a run folder or an exported bundle")
+    evaluate.add_argument("--dataset", type=Path, required=True, help="a data set's folder")
+    evaluate.add_argument("--split", default="test", help="train, validation or test (default)")
+    evaluate.add_argument(
+        "--output",
+        type=Path,
+        help="for metrics.json, per_tag.csv, predictions.csv; default: "
+        "RUN/evaluation/SPLIT, or BUNDLE-evaluation/SPLIT",
+    )
+    evaluate.add_argument("--batch-size", type=_positive, default=64, help="changes no score (default 64)")
+    _add_checkpoint(evaluate)
+    _add_json(evaluate)
+
+    export = add("export", _export, "Export a run's checkpoint as a bundle that suggests tags.")
+    export.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder")
+    export.add_argument("--output", type=Path, required=True, help="the bundle's folder; must not exist")
+    _add_checkpoint(export)
+
+    predict = add("predict", _predict, "Suggest tags for photos.")
+    predict.add_argument("bundle", type=Path, metavar="BUNDLE", help="an exported bundle")
+    predict.add_argument(
+        "photos", type=Path, nargs="+", metavar="PHOTO_OR_FOLDER", help="image files, or folders of them"
+    )
+    predict.add_argument("--threshold", type=float, help="only tags with a confidence over it (default: the bundle's)")
+    predict.add_argument("--max-tags", type=_positive, help="at most so many tags (default: the bundle's)")
+    output = predict.add_mutually_exclusive_group()
+    _add_json(output)
+    output.add_argument("--csv", type=Path, metavar="FILE", help="write a CSV file instead of printing")
+    return parser, train
+
+
+def _add_prepare(prepare: argparse.ArgumentParser) -> None:
+    from socialtag_jax.sources import SOURCES
+
+    prepare.add_argument(
+        "--source", choices=SOURCES, required=True, help="what the input is; postcards draws a demo set"
+    )
+    prepare.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        help="a CSV file (path,tags[,split]) or its folder; postcards: where to draw",
+    )
+    prepare.add_argument("--output", type=Path, required=True, help="the folder of all data sets")
+    prepare.add_argument("--name", help="the data set's name (default: from the input's)")
+    prepare.add_argument("--version", default="1.0.0", help="the data set's version (default 1.0.0)")
+    prepare.add_argument("--tag-separator", default=" ", help="between the tags of a cell (default: a space)")
+    prepare.add_argument("--min-images", type=_positive, default=1, help="drop tags that fewer photos have (default 1)")
+    prepare.add_argument("--only-tags", nargs="+", metavar="TAG", help="keep only these tags")
+    prepare.add_argument(
+        "--image-size", type=_positive, default=288, help="shorter side of stored images (default 288)"
+    )
+    prepare.add_argument("--seed", type=int, default=0, help="of random splits and record order (default 0)")
+    prepare.add_argument("--workers", type=_positive, help="decoding processes (default: one a core)")
+    prepare.add_argument("--allow-leaks", action="store_true", help="go on though a photo stands in two splits")
+
+
+def _add_json(parser: Any) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", default="best", help="best (lowest validation loss, default), latest, or a step"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def log(line: str) -> None:
+    """One line to stderr: stdout belongs to results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from socialtag_jax.shards.prepare import PrepareOptions, prepare
+    from socialtag_jax.sources import dataset_name
+
+    prepare_options = PrepareOptions(
+        name=options.name or dataset_name(options.source, options.input),
+        version=options.version,
+        image_size=options.image_size,
+        seed=options.seed,
+        min_images=options.min_images,
+        only_tags=None if options.only_tags is None else tuple(options.only_tags),
+        allow_leaks=options.allow_leaks,
+        workers=options.workers,
+    )
+    photos = _read_source(options)
+    log(f"{len(photos):,} photos in {options.input}")
+    result = prepare(photos, options.output, prepare_options, log=log, stream=sys.stderr)
+    log(f"{result.photos:,} photos in = {result.written:,} written + {result.rejected:,} rejected")
+    if result.rejected:
+        log(f"warning: see {result.folder / 'rejects.csv'} for why photos were rejected")
+    print(result.folder)
+    return 0
+
+
+def _read_source(options: argparse.Namespace) -> "list[Photo]":
+    from socialtag_jax.sources import tags_csv
+
+    source = options.input
+    if options.source == "postcards":
+        from socialtag_jax.sources import postcards
+
+        log(f"drawing postcards in {source}")
+        source = postcards.render(source, seed=options.seed, workers=options.workers)
+    return tags_csv.read(source, tag_separator=options.tag_separator, warn=lambda text: log(f"warning: {text}"))
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from socialtag_jax.shards.dataset import open_dataset
+
+    dataset = open_dataset(options.dataset)
+    parts = dict(dataset.statistics)
+    parts["whole"] = functools.reduce(operator.add, parts.values())
+    if options.json:
+        shown = {name: _statistics_json(part, dataset.vocabulary, options.top) for name, part in parts.items()}
+        print(json.dumps({"dataset": dataset.name, "folder": str(dataset.folder), "splits": shown}, ensure_ascii=False))
+        return 0
+    print(f"{dataset.name} in {dataset.folder}")
+    titles = ("images", "without tags", "unique tags", "mean tags", "median", "max")
+    print(f"{'':12}" + "".join(f"{title:>14}" for title in titles))
+    for name, part in parts.items():
+        numbers = (part.images, part.images_without_tags, part.unique_tags)
+        spread = f"{part.mean_tags:14.2f}{part.median_tags:14g}{part.max_tags:14,}"
+        print(f"{name:12}" + "".join(f"{number:14,}" for number in numbers) + spread)
+    for name, part in parts.items():
+        top = _statistics_json(part, dataset.vocabulary, options.top)["most_frequent"]
+        print(f"\nmost frequent tags, {name}:")
+        for entry in top:
+            print(f"  {entry['display']:<24}{entry['images']:>10,}{entry['share']:>10.2%}")
+    return 0
+
+
+def _statistics_json(part: "TagStatistics", vocabulary: "TagVocabulary", top: int) -> dict[str, Any]:
+    order = sorted(range(len(vocabulary)), key=lambda tag: (-part.counts[tag], tag))
+    return {
+        "images": part.images,
+        "images_without_tags": part.images_without_tags,
+        "unique_tags": part.unique_tags,
+        "mean_tags": part.mean_tags,
+        "median_tags": part.median_tags,
+        "max_tags": part.max_tags,
+        "most_frequent": [
+            {
+                "tag": vocabulary.tags[tag],
+                "display": vocabulary.displays[tag],
+                "images": int(part.counts[tag]),
+                "share": int(part.counts[tag]) / max(part.images, 1),
+            }
+            for tag in order[:top]
+            if part.counts[tag]
+        ],
+    }
+
+
+def _weights_fetch(_: argparse.Namespace) -> int:
+    from socialtag_jax.pretrained import imagenet_weights
+
+    print(imagenet_weights(log=log))
+    return 0
+
+
+def _weights_convert(options: argparse.Namespace) -> int:
+    from socialtag_jax import pretrained
+
+    pretrained.convert(options.file, options.output)
+    print(options.output)
+    return 0
+
+
+def _train_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    from socialtag_jax import config
+
+    parser.print_help()
+    for argument in arguments:
+        if argument.endswith(".py"):
+            print("\nThe experiment's fields, with this file's values:\n")
+            config.override(config.load_experiment(Path(argument)), ["--help"], prog="socialtag train EXPERIMENT")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from socialtag_jax import config
+
+    experiment = config.load_experiment(options.experiment)
+    experiment = config.override(experiment, options.overrides, prog=f"socialtag train {options.experiment}")
+    if options.debug:
+        import jax
+
+        experiment = config.debug(experiment)
+        # Before any device is touched.
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", config.DEBUG_DEVICES)
+    from socialtag_jax.parallel import Devices
+    from socialtag_jax.shards.dataset import open_dataset
+    from socialtag_jax.train import Trainer
+
+    dataset = open_dataset(options.dataset)
+    trainer = Trainer(experiment, dataset, options.workdir, devices=Devices(), log=log, stream=sys.stderr)
+    result = trainer.run()
+    log(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from socialtag_jax.evaluate import evaluate, table, write_results
+    from socialtag_jax.parallel import Devices
+    from socialtag_jax.shards.dataset import open_dataset
+    from socialtag_jax.tagger import is_bundle
+
+    dataset = open_dataset(options.dataset)
+    dataset.split(options.split)
+    bundle = is_bundle(options.model)
+    scorer = _bundle_scorer(options.model) if bundle else _run_scorer(options.model, options.checkpoint, Devices())
+    default = options.model.with_name(f"{options.model.name}-evaluation") if bundle else options.model / "evaluation"
+    output = options.output or default / options.split
+    result = evaluate(scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr)
+    write_results(result, dataset, scorer, output)
+    if options.json:
+        print(json.dumps(result.summary, ensure_ascii=False))
+    else:
+        print(f"{scorer.name} on {dataset.name}, {options.split}: {result.summary['images']:,} images")
+        print(table(result.summary))
+    log(f"written to {output}")
+    return 0
+
+
+def _bundle_scorer(bundle: Path) -> "Scorer":
+    from socialtag_jax.config import Suggestion
+    from socialtag_jax.evaluate import Scorer
+    from socialtag_jax.tagger import Tagger
+
+    tagger = Tagger.load(bundle)
+    return Scorer(
+        name=f"bundle {bundle}",
+        vocabulary=tagger.vocabulary,
+        input_size=tagger.input_size,
+        suggestion=Suggestion(tagger.threshold, tagger.max_tags),
+        devices=1,
+        score=lambda images: tagger.probabilities(images[0]),
+    )
+
+
+def _run_scorer(run: Path, checkpoint: str, devices: "Devices") -> "Scorer":
+    from socialtag_jax import trained
+    from socialtag_jax.evaluate import Scorer
+
+    model = trained.load(run, checkpoint, devices, log=log)
+    experiment = model.config.experiment
+    return Scorer(
+        name=f"run {run}, step {model.step}",
+        vocabulary=model.vocabulary,
+        input_size=experiment.model.input_size,
+        suggestion=experiment.suggestion,
+        devices=len(devices),
+        score=trained.scorer(model, devices),
+    )
+
+
+def _export(options: argparse.Namespace) -> int:
+    from socialtag_jax import trained
+    from socialtag_jax.export import export_bundle
+    from socialtag_jax.parallel import Devices
+
+    model = trained.load(options.run_folder, options.checkpoint, Devices(), log=log)
+    export_bundle(model, options.output)
+    log(f"exported step {model.step} of {options.run_folder}")
+    print(options.output)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from socialtag_jax.tagger import Tagger
+
+    if options.threshold is not None and not 0 <= options.threshold < 1:
+        raise UsageError(f"{options.threshold}: expected 0 to below 1", where="--threshold")
+    photos = list(_find_photos(options.photos))
+    tagger = Tagger.load(options.bundle)
+    results, failures = [], 0
+    for start in range(0, len(photos), _PREDICT_BATCH):
+        found, failed = _predict_batch(tagger, photos[start : start + _PREDICT_BATCH], options)
+        results.extend(found)
+        failures += failed
+    if options.json:
+        print(json.dumps(results, ensure_ascii=False))
+    elif options.csv:
+        _write_predictions(options.csv, results)
+        log(f"written to {options.csv}")
+    else:
+        for result in results:
+            tags = "  ".join(f"{one['display']} {one['confidence']:.2f}" for one in result["tags"])
+            print(f"{result['path']}: {tags or '(no tag over the threshold)'}")
+    if failures:
+        log(f"{failures} of {len(photos)} photos could not be read")
+    return 1 if failures else 0
+
+
+def _predict_batch(tagger: Any, photos: Sequence[Path], options: argparse.Namespace) -> tuple[list[Any], int]:
+    import numpy as np
+
+    from socialtag_jax.shards.images import ImageError
+
+    readable, images = [], []
+    for photo in photos:
+        try:
+            images.append(tagger.pixels(photo))
+            readable.append(photo)
+        except ImageError as error:
+            log(f"socialtag: error: {error}")
+    found = []
+    if readable:
+        for photo, row in zip(readable, tagger.probabilities(np.stack(images)), strict=True):
+            tags = [
+                {"tag": one.tag, "display": one.display, "confidence": round(one.confidence, 6)}
+                for one in tagger.choose(row, options.threshold, options.max_tags)
+            ]
+            found.append({"path": str(photo), "tags": tags})
+    return found, len(photos) - len(readable)
+
+
+def _find_photos(paths: Iterable[Path]) -> Iterable[Path]:
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+            if not found:
+                raise UserError("no image files in the folder", where=path)
+            yield from found
+        elif path.exists():
+            yield path
+        else:
+            raise UsageError("no such photo or folder", where=path)
+
+
+def _write_predictions(path: Path, results: Sequence[Any]) -> None:
+    import csv
+    import io
+
+    from socialtag_jax import files
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "tag", "display", "confidence"))
+    for result in results:
+        for one in result["tags"]:
+            writer.writerow((result["path"], one["tag"], one["display"], one["confidence"]))
+    files.write_text(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    main()

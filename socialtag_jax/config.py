@@ -1,0 +1,308 @@
+"""An experiment: everything that decides a run, as frozen dataclasses.
+
+An experiment file is a Python file that assigns `experiment = Experiment(...)`; the command line overrides single
+fields (`--optimizer.learning-rate 3e-4`), and the resolved result goes to the run folder as `config.json`.
+"""
+
+import dataclasses
+import json
+import math
+import runpy
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from socialtag_jax.errors import UsageError, UserError
+
+VGG16_LAYER_COUNT = 19
+
+
+def _require(condition: bool, where: str, found: object, expected: str) -> None:
+    if not condition:
+        raise UsageError(f"{found!r}: expected {expected}", where=where)
+
+
+@dataclass(frozen=True)
+class Model:
+    """VGG16's convolutional part, average pooling, and the tag head."""
+
+    input_size: int = 224
+    """Height and width of the network's input, in pixels; at least 32."""
+    hidden_units: int = 512
+    """Width of the head's hidden layer."""
+    dropout_rate: float = 0.5
+    """Share of hidden activations dropped in training, 0 to below 1."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the convolutions; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters, head and loss are float32."""
+
+    def __post_init__(self) -> None:
+        _require(self.input_size >= 32, "model.input_size", self.input_size, "at least 32 pixels")
+        _require(self.hidden_units >= 1, "model.hidden_units", self.hidden_units, "at least 1")
+        _require(0 <= self.dropout_rate < 1, "model.dropout_rate", self.dropout_rate, "0 to below 1")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random affine transformations of training images, as Keras's ImageDataGenerator defines them."""
+
+    enabled: bool = True
+    """Off: training images are only resized, as validation and test images are."""
+    rotation: float = 30.0
+    """Largest rotation either way, in degrees."""
+    width_shift: float = 0.2
+    """Largest horizontal shift either way, as a share of the width."""
+    height_shift: float = 0.2
+    """Largest vertical shift either way, as a share of the height."""
+    shear: float = 0.2
+    """Largest shear angle either way, in degrees."""
+    zoom_low: float = 0.8
+    """Smallest zoom factor, drawn for each axis on its own; below 1 enlarges."""
+    zoom_high: float = 1.2
+    """Largest zoom factor."""
+    horizontal_flip: bool = True
+    """Mirror every other image, at random."""
+
+    def __post_init__(self) -> None:
+        for name in ("rotation", "width_shift", "height_shift", "shear"):
+            _require(getattr(self, name) >= 0, f"augmentation.{name}", getattr(self, name), "0 or more")
+        zoom = (self.zoom_low, self.zoom_high)
+        _require(0 < zoom[0] <= zoom[1], "augmentation.zoom", zoom, "0 < zoom_low <= zoom_high")
+
+
+@dataclass(frozen=True)
+class Input:
+    """How records become batches."""
+
+    batch_size: int = 32
+    """Images in a training step, over all devices; a multiple of the number of devices."""
+    eval_batch_size: int = 64
+    """Images in an evaluation step, over all devices; changes no score."""
+    threads: int = 0
+    """Threads that decode and warp images; 0 for one a core."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "input.batch_size", self.batch_size, "at least 1")
+        _require(self.eval_batch_size >= 1, "input.eval_batch_size", self.eval_batch_size, "at least 1")
+        _require(self.threads >= 0, "input.threads", self.threads, "0 or more")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Binary cross-entropy with a weight on the positive term."""
+
+    positive_weight: float = 10.0
+    """Weight of a tag that an image has, against 1 for one that it has not."""
+
+    def __post_init__(self) -> None:
+        _require(self.positive_weight > 0, "loss.positive_weight", self.positive_weight, "more than 0")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam (Kingma and Ba, 2015) on the trainable layers."""
+
+    learning_rate: float = 1e-4
+    """Of every stage that does not set its own."""
+    beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    beta2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    epsilon: float = 1e-7
+    """Added to the root of the mean of squared gradients; Keras's default."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "more than 0")
+        _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "0 to below 1")
+        _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "0 to below 1")
+        _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "more than 0")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some epochs with the same frozen layers; every stage starts with a fresh optimizer state."""
+
+    epochs: int = 5
+    """How often the training split is seen."""
+    freeze_layers: int = VGG16_LAYER_COUNT
+    """How many of VGG16's 19 layers are frozen, counted from the input as Keras counts them: 19 is transfer learning
+    (only the head trains), 16 is fine tuning (block5_conv2, block5_conv3 and the head train)."""
+    learning_rate: float | None = None
+    """None for the optimizer's."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "stage.epochs", self.epochs, "at least 1")
+        _require(0 <= self.freeze_layers <= VGG16_LAYER_COUNT, "stage.freeze_layers", self.freeze_layers, "0 to 19")
+        rate = self.learning_rate
+        _require(rate is None or rate > 0, "stage.learning_rate", rate, "more than 0, or none")
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Which tags count as predicted."""
+
+    threshold: float = 0.3
+    """A tag is predicted where its probability is over this."""
+    max_tags: int = 15
+    """At most so many tags, the most confident ones."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.threshold < 1, "suggestion.threshold", self.threshold, "0 to below 1")
+        _require(self.max_tags >= 1, "suggestion.max_tags", self.max_tags, "at least 1")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Which checkpoints are kept, and when training stops early. One is saved after every epoch."""
+
+    keep_latest: int = 2
+    """How many of the newest are kept."""
+    keep_best: int = 1
+    """How many with the lowest validation loss are kept."""
+    patience: int = 0
+    """Stops after so many epochs without a lower validation loss; 0 never stops early."""
+
+    def __post_init__(self) -> None:
+        _require(self.keep_latest >= 1, "checkpoints.keep_latest", self.keep_latest, "at least 1")
+        _require(self.keep_best >= 1, "checkpoints.keep_best", self.keep_best, "at least 1")
+        _require(self.patience >= 0, "checkpoints.patience", self.patience, "0 or more")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run, besides the data set and the machine."""
+
+    name: str
+    """Of the experiment; goes to logs and exports."""
+    seed: int = 0
+    """Of initial parameters, data order, augmentation and dropout."""
+    weights: str = "imagenet"
+    """Where the convolutions start from: `imagenet` (fetched once), `random`, or a weight file."""
+    stages: tuple[Stage, ...] = (Stage(),)
+    """Run one after the other."""
+    model: Model = field(default_factory=Model)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    input: Input = field(default_factory=Input)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    suggestion: Suggestion = field(default_factory=Suggestion)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    debug_batches: int | None = None
+    """Cuts every epoch, of training and of evaluation, to so many batches; for trying things out."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.stages) >= 1, "stages", self.stages, "at least one stage")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
+        cut = self.debug_batches
+        _require(cut is None or cut >= 1, "debug_batches", cut, "at least 1, or none")
+
+    def learning_rate(self, stage: Stage) -> float:
+        """The stage's learning rate, or else the optimizer's."""
+        return self.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
+
+
+DEBUG_DEVICES = 4
+"""Simulated CPU devices of a `--debug` run."""
+
+
+def debug(experiment: Experiment) -> Experiment:
+    """The same experiment, shrunk to under a minute on a laptop: for trying a file before its real launch."""
+    # Two epochs in all, in which the first two stages are tried.
+    stages = experiment.stages[:2]
+    return dataclasses.replace(
+        experiment,
+        model=dataclasses.replace(experiment.model, input_size=48),
+        input=dataclasses.replace(experiment.input, batch_size=8, eval_batch_size=8),
+        stages=tuple(dataclasses.replace(stage, epochs=2 // len(stages)) for stage in stages),
+        debug_batches=4,
+    )
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Runs an experiment file and returns its `experiment`.
+
+    Raises:
+      UsageError: there is no such file.
+      UserError: it fails, or assigns no Experiment to the name `experiment`.
+    """
+    if not path.is_file():
+        raise UsageError("no such experiment file", where=path, hint="see experiments/ for some")
+    try:
+        found = runpy.run_path(str(path)).get("experiment")
+    except UserError as error:
+        raise UserError(error.what, where=f"{path}: {error.where}") from error
+    except Exception as error:
+        raise UserError(f"the experiment file fails: {type(error).__name__}: {error}", where=path) from error
+    if not isinstance(found, Experiment):
+        raise UserError(
+            "assigns no Experiment to the name `experiment`",
+            where=path,
+            hint="write: experiment = Experiment(name=...)",
+        )
+    return found
+
+
+def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> Experiment:
+    """Applies command-line overrides; exits with code 2 on unknown flags, and with 0 after `--help`."""
+    import tyro
+
+    return tyro.cli(Experiment, default=experiment, args=list(arguments), prog=prog, console_outputs=True)
+
+
+def to_json(experiment: Experiment) -> str:
+    """The experiment as JSON text that `from_json` reads back."""
+    return json.dumps(dataclasses.asdict(experiment), indent=1)
+
+
+def from_json(text: str, where: object) -> Experiment:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      UserError: not JSON, or unknown, missing or mistyped fields, named with their path.
+    """
+    try:
+        return _build(Experiment, json.loads(text), "", where)
+    except ValueError as error:
+        raise UserError(f"not valid JSON: {error}", where=where) from error
+
+
+def _build(kind: Any, value: Any, path: str, where: object) -> Any:
+    """Builds a value of type `kind` from parsed JSON, checking types on the way."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise UserError(f"field {path or 'experiment'!r} is {value!r}, expected an object", where=where)
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise UserError(f"unknown field {f'{path}{unknown[0]}'!r}, expected {', '.join(hints)}", where=where)
+        missing = [
+            one.name
+            for one in dataclasses.fields(kind)
+            if one.name not in value
+            and one.default is dataclasses.MISSING
+            and one.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise UserError(f"field {f'{path}{missing[0]}'!r} is missing", where=where)
+        return kind(**{name: _build(hints[name], item, f"{path}{name}.", where) for name, item in value.items()})
+    origin = typing.get_origin(kind)
+    name = path.rstrip(".")
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"field {name!r} is {value!r}, expected a list", where=where)
+        element = typing.get_args(kind)[0]
+        return tuple(_build(element, item, f"{path}{number}.", where) for number, item in enumerate(value))
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise UserError(f"field {name!r} is {value!r}, expected one of {typing.get_args(kind)}", where=where)
+        return value
+    if origin is types.UnionType:  # only ever `X | None` here
+        return None if value is None else _build(typing.get_args(kind)[0], value, path, where)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and number and math.isfinite(value):
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"field {name!r} is {value!r}, expected {getattr(kind, '__name__', kind)}", where=where)
+    return value

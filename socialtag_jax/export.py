@@ -1,0 +1,71 @@
+"""A checkpoint -> a bundle that loads without the trainer."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from safetensors.numpy import save_file
+
+from socialtag_jax import files, tagger
+from socialtag_jax.errors import UserError
+from socialtag_jax.model import tag_logits
+from socialtag_jax.shards.images import IMAGE_SIZE
+from socialtag_jax.trained import TrainedModel
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export_bundle(trained: TrainedModel, output: Path) -> None:
+    """Writes a bundle, whole or not at all.
+
+    Preprocessing is inside the exported function, and its convolutions compute in float32 whatever the training did.
+
+    Raises:
+      UserError: `output` exists.
+    """
+    if output.exists():
+        raise UserError("exists already", where=output, hint="choose another --output, or delete it")
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        _write_bundle(trained, partial)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_bundle(trained: TrainedModel, folder: Path) -> None:
+    experiment = trained.config.experiment
+    params = jax.tree.map(np.asarray, trained.params)
+    size = experiment.model.input_size
+    model = trained.model.clone(compute_dtype=jnp.float32)
+
+    def probabilities(images: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(tag_logits(model, params, images))
+
+    (batch,) = export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    (folder / tagger.STABLEHLO).write_bytes(exported.serialize())
+    tensors = {f"{layer}/{name}": leaf for layer, leaves in params.items() for name, leaf in leaves.items()}
+    save_file(tensors, folder / tagger.PARAMS, metadata={"format": "socialtag-jax", "layout": "kernels H,W,I,O"})
+    trained.vocabulary.save(folder / tagger.TAGS)
+    description = {
+        "format_version": tagger.FORMAT_VERSION,
+        "name": experiment.name,
+        "input_size": size,
+        "image_size": trained.config.dataset["image_size"] or IMAGE_SIZE,
+        "n_tags": len(trained.vocabulary),
+        "threshold": experiment.suggestion.threshold,
+        "max_tags": experiment.suggestion.max_tags,
+        "vocabulary_sha256": trained.vocabulary.sha256,
+        "provenance": {"checkpoint_step": trained.step, **dataclasses.asdict(trained.config)},
+        "files": {path.name: files.sha256(path) for path in sorted(folder.iterdir())},
+    }
+    files.write_text(folder / tagger.TAGGER, json.dumps(description, indent=1) + "\n")

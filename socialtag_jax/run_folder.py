@@ -1,0 +1,168 @@
+"""A run's folder: the resolved configuration, the metrics, TensorBoard files; `checkpoints.py` does the rest."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from socialtag_jax import config, files
+from socialtag_jax.config import Experiment
+from socialtag_jax.errors import UserError
+from socialtag_jax.shards.dataset import Dataset
+
+CONFIG, METRICS, CHECKPOINTS, TENSORBOARD = "config.json", "metrics.jsonl", "checkpoints", "tensorboard"
+_PACKAGES = ("socialtag-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What `config.json` holds.
+
+    Attributes:
+      experiment: resolved.
+      dataset: path, name, fingerprint, vocabulary hash and stored image size.
+      versions: of the packages that decide numbers.
+      device: platform, kind and number of devices.
+    """
+
+    experiment: Experiment
+    dataset: Mapping[str, Any]
+    versions: Mapping[str, str]
+    device: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """JSON text, as `load_run` reads it."""
+        content = dataclasses.asdict(self)
+        return json.dumps(content, indent=1) + "\n"
+
+
+def describe(experiment: Experiment, dataset: Dataset, device: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run that starts now."""
+    return RunConfig(
+        experiment=experiment,
+        dataset={
+            "path": str(dataset.folder),
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "vocabulary_sha256": dataset.vocabulary.sha256,
+            "image_size": dataset.image_size,
+        },
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        device=device,
+    )
+
+
+def load_run(folder: Path) -> RunConfig:
+    """Reads the configuration of a run folder.
+
+    Raises:
+      UserError: not a run folder, or a damaged configuration.
+    """
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts = [content[key] for key in ("experiment", "dataset", "versions", "device")]
+    except FileNotFoundError:
+        raise UserError(f"not a run folder: no {CONFIG}", where=folder, hint="give the --workdir of a run") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"damaged: {type(error).__name__}: {error}", where=path) from error
+    return RunConfig(config.from_json(json.dumps(parts[0]), path), *parts[1:])
+
+
+def open_run(folder: Path, current: RunConfig) -> None:
+    """Makes the run folder, or checks that the run in it can go on with the current configuration.
+
+    Raises:
+      UserError: the folder holds something else, or a run with another experiment or data set.
+    """
+    if (folder / CONFIG).exists():
+        _check_same(load_run(folder), current, folder)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError("the folder is not empty and holds no run", where=folder, hint="choose another --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(folder / CONFIG, current.to_json())
+
+
+def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
+    if old.dataset["fingerprint"] != new.dataset["fingerprint"]:
+        raise UserError(
+            f"the run was trained on another data set: {old.dataset['name']} at {old.dataset['path']}, "
+            f"not {new.dataset['name']} as it is now at {new.dataset['path']}",
+            where=folder,
+            hint="go on with the same data set, or choose another --workdir",
+        )
+    before, now = _flat(dataclasses.asdict(old.experiment)), _flat(dataclasses.asdict(new.experiment))
+    # Training longer is going on; anything else would be another run. How fast input is read changes no result.
+    free = ("name", "input.threads", "checkpoints.")
+    changed = [
+        key
+        for key in sorted(set(before) | set(now))
+        if before.get(key) != now.get(key)
+        and not key.startswith(free)
+        and not (key.startswith("stages.") and (key.endswith(".epochs") or key not in before))
+    ]
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"the run was started with {key} = {before.get(key)!r}, now it is {now.get(key)!r}"
+            + (f" (and {len(changed) - 1} more fields differ)" if len(changed) > 1 else ""),
+            where=folder,
+            hint="repeat the first command to go on, or choose another --workdir",
+        )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {path: value}
+    return {key: leaf for name, item in items for key, leaf in _flat(item, f"{path}.{name}".lstrip(".")).items()}
+
+
+class RunLog:
+    """Writes metrics to `metrics.jsonl` and to TensorBoard files.
+
+    Args:
+      folder: the run folder.
+      step: where the run goes on: lines of later steps, which an interrupted run left, are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / METRICS
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            files.write_text(path, "".join(f"{line}\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line; every value becomes a TensorBoard scalar `kind/name`."""
+        # JSON has no NaN: a value that is no number is written as null.
+        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"kind": kind, "step": step, **shown}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _step_of(line: str) -> float:
+    """The step of a metrics line; infinite for a line that was cut off in the middle."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

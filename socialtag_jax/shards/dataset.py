@@ -1,0 +1,213 @@
+"""A prepared data set's folder, opened and checked.
+
+The folder is laid out as TFDS does it, so `tfds.builder_from_directory` reads what `socialtag prepare` wrote, and what
+TFDS wrote (as TFRecord, with the features image, image_id and tags) trains here.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from socialtag_jax import files
+from socialtag_jax.errors import UserError
+from socialtag_jax.shards.example import Record, parse_example
+from socialtag_jax.shards.tfrecord import RecordSource
+from socialtag_jax.tags import TagStatistics, TagVocabulary, tag_statistics
+
+INFO, FEATURES, LABELS = "dataset_info.json", "features.json", "tags.labels.txt"
+STATISTICS, REJECTS, MANIFEST = "statistics.json", "rejects.csv", "manifest.json"
+_PREPARE = "run `socialtag prepare` again"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split's shards and the number of records in each."""
+
+    shards: tuple[Path, ...]
+    lengths: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A complete data set on disk.
+
+    Attributes:
+      folder: `DIR/NAME/VERSION`.
+      name: the data set's name and version.
+      vocabulary: its tags.
+      splits: the splits that have records.
+      fingerprint: SHA-256 of the manifest (of the TFDS metadata where TFDS made the folder): changes with any content.
+    """
+
+    folder: Path
+    name: str
+    vocabulary: TagVocabulary
+    splits: Mapping[str, Split]
+    fingerprint: str
+
+    def split(self, name: str) -> Split:
+        """The split of that name.
+
+        Raises:
+          UserError: there is none.
+        """
+        if name not in self.splits:
+            raise UserError(
+                f"the data set has no split {name!r}, only {', '.join(self.splits)}",
+                where=self.folder,
+                hint="choose one with --split",
+            )
+        return self.splits[name]
+
+    def records(self, split: str) -> "ParsedRecords":
+        """The records of a split, by index."""
+        chosen = self.split(split)
+        return ParsedRecords(RecordSource(chosen.shards, chosen.lengths), len(self.vocabulary))
+
+    @functools.cached_property
+    def statistics(self) -> Mapping[str, TagStatistics]:
+        """Tag statistics by split: as `prepare` counted them, or counted now where TFDS made the folder."""
+        path = self.folder / STATISTICS
+        if path.exists():
+            return {name: TagStatistics.from_json(value) for name, value in _read_json(path)["splits"].items()}
+        return {
+            split: tag_statistics((record.tags for record in self.records(split)), len(self.vocabulary))
+            for split in self.splits
+        }
+
+    @property
+    def max_tags(self) -> int:
+        """The most tags that one image has, over all splits; at least 1."""
+        return max(1, *(statistics.max_tags for statistics in self.statistics.values()))
+
+    @property
+    def image_size(self) -> int | None:
+        """The canonical images' shorter side in pixels, where `prepare` made them; None for a TFDS folder."""
+        path = self.folder / STATISTICS
+        return _read_json(path)["image_size"] if path.exists() else None
+
+
+class ParsedRecords:
+    """A split's records as a random-access sequence of `Record`."""
+
+    def __init__(self, source: RecordSource, n_tags: int) -> None:
+        self._source, self._n_tags = source, n_tags
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        return parse_example(self._source[index], self._source.where(index), n_tags=self._n_tags)
+
+    def where(self, index: int) -> str:
+        """The file, record and offset, for messages."""
+        return self._source.where(index)
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Opens a data set's folder, or the one data set that lies below `path`.
+
+    Every metadata file's hash and every shard's size is compared with the manifest.
+
+    Raises:
+      UserError: no data set, several, an incomplete one, or files that differ from the manifest.
+    """
+    folder = _find(path)
+    info = _read_json(folder / INFO)
+    if not (folder / LABELS).exists():
+        raise UserError("the tag labels are missing: no tag vocabulary", where=folder / LABELS, hint=_PREPARE)
+    fingerprint = _check_manifest(folder)
+    vocabulary = TagVocabulary.load(folder / LABELS)
+    if info.get("fileFormat") != "tfrecord":
+        raise UserError(
+            f"the shards are {info.get('fileFormat')!r}, expected 'tfrecord'",
+            where=folder / INFO,
+            hint="prepare the data set with file_format=tfrecord",
+        )
+    splits = {entry["name"]: _split(folder, info, entry) for entry in info.get("splits", [])}
+    return Dataset(
+        folder=folder,
+        name=f"{info['name']}/{info['version']}",
+        vocabulary=vocabulary,
+        splits={name: split for name, split in splits.items() if len(split)},
+        fingerprint=fingerprint,
+    )
+
+
+def _find(path: Path) -> Path:
+    if (path / INFO).exists():
+        return path
+    if not path.exists():
+        raise UserError("no such data set", where=path, hint="make one with `socialtag prepare`")
+    below = sorted(found.parent for pattern in (f"*/{INFO}", f"*/*/{INFO}") for found in path.glob(pattern))
+    if len(below) == 1:
+        return below[0]
+    if below:
+        names = ", ".join(str(folder) for folder in below[:5])
+        raise UserError(f"holds {len(below)} data sets", where=path, hint=f"name one of them: {names}")
+    raise UserError(f"not a data set: no {INFO}", where=path, hint="make one with `socialtag prepare`")
+
+
+def _check_manifest(folder: Path) -> str:
+    path = folder / MANIFEST
+    if not path.exists():
+        if (folder / STATISTICS).exists() or (folder / REJECTS).exists():
+            raise UserError(
+                f"incomplete data set: {MANIFEST} is missing, which is written last",
+                where=folder,
+                hint=f"it was copied or deleted in part; {_PREPARE}",
+            )
+        metadata = b"".join((folder / name).read_bytes() for name in (INFO, LABELS))
+        return hashlib.sha256(metadata).hexdigest()
+    for name, entry in _read_json(path)["files"].items():
+        file = folder / name
+        if not file.exists():
+            raise UserError(f"the file is missing, but {MANIFEST} lists it", where=file, hint=_PREPARE)
+        if file.stat().st_size != entry["size"]:
+            raise UserError(
+                f"{file.stat().st_size} bytes, but {MANIFEST} says {entry['size']}",
+                where=file,
+                hint=f"restore the file from a copy, or {_PREPARE}",
+            )
+        # Shards are large, and their records carry checksums that every read checks.
+        if ".tfrecord-" not in name and files.sha256(file) != entry["sha256"]:
+            raise UserError(
+                f"the content is not what {MANIFEST} says (SHA-256 differs)",
+                where=file,
+                hint=f"restore the file from a copy, or {_PREPARE}",
+            )
+    return files.sha256(path)
+
+
+def _split(folder: Path, info: Mapping[str, Any], entry: Mapping[str, Any]) -> Split:
+    lengths = tuple(int(length) for length in entry.get("shardLengths", []))
+    template = entry.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    shards = []
+    for number in range(len(lengths)):
+        name = template
+        fields = {
+            "DATASET": info["name"],
+            "SPLIT": entry["name"],
+            "FILEFORMAT": info["fileFormat"],
+            "SHARD_X_OF_Y": f"{number:05d}-of-{len(lengths):05d}",
+        }
+        for key, value in fields.items():
+            name = name.replace("{" + key + "}", value)
+        shards.append(folder / name)
+    return Split(tuple(shards), lengths)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("the file is missing", where=path, hint=_PREPARE) from None
+    except ValueError as error:
+        raise UserError(f"not valid JSON: {error}", where=path, hint=_PREPARE) from error

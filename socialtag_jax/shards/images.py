@@ -1,0 +1,171 @@
+"""Any photo file -> the canonical JPEG that shards hold, and from there to pixels.
+
+Training, evaluation and the exported tagger all go through these two steps, so that one photo means the same pixels
+everywhere.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from socialtag_jax.errors import UserError
+
+IMAGE_SIZE = 288
+"""Default length of a canonical image's shorter side, in pixels: 224 with room for augmentation."""
+
+MAX_PIXELS = 178_956_970
+"""Larger photos are refused as decompression bombs (Pillow's own hard limit, 512 MiB of RGB)."""
+
+_JPEG_QUALITY = 95
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+class ImageError(UserError):
+    """A file that cannot be decoded to a photo, with the reason in words."""
+
+
+def canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZE) -> bytes:
+    """Decodes a photo whole and encodes it as baseline RGB JPEG.
+
+    First frame, EXIF orientation applied, colour profile converted to sRGB, alpha laid over white, CMYK and grayscale
+    converted to RGB, 16-bit grayscale cut to 8 bits; the shorter side shrunk to `image_size` pixels where it is longer.
+    Nothing of the photo's metadata is kept.
+
+    Args:
+      photo: a file, its bytes, or decoded RGB pixels (uint8 [height, width, 3]).
+      image_size: in pixels.
+
+    Raises:
+      ImageError: with the reason; `where` is left to the caller, who knows what the photo is called.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of half its limit, of odd EXIF blocks and of palettes with transparency: none changes pixels.
+            warnings.simplefilter("ignore")
+            return _canonical_jpeg(photo, image_size)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except IsADirectoryError:
+        raise ImageError("is a folder, not an image file") from None
+    except PermissionError:
+        raise ImageError("no permission to read the file") from None
+    except UnidentifiedImageError:
+        raise ImageError("not an image, or of a kind that Pillow cannot read") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"more than {MAX_PIXELS:,} pixels: refused as a decompression bomb") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, MemoryError) as error:
+        # What Pillow's decoders raise on damaged files.
+        raise ImageError(f"damaged image: {error}".rstrip(". ")) from error
+
+
+def _canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int) -> bytes:
+    if isinstance(photo, np.ndarray):
+        image = Image.fromarray(_checked_pixels(photo))
+    else:
+        data = photo.read_bytes() if isinstance(photo, Path) else photo
+        if not data:
+            raise ImageError("the file is empty (0 bytes)")
+        image = _decode(data, image_size)
+    if min(image.size) > image_size:
+        image = image.resize(_shrunk_size(image.size, image_size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ImageError(
+            f"expected RGB pixels as uint8 [height, width, 3] in 0..255, found {pixels.dtype} {list(pixels.shape)}"
+        )
+    return pixels
+
+
+def _decode(data: bytes, image_size: int) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(
+                f"{width} x {height} pixels is more than the limit of {MAX_PIXELS:,}: refused as a decompression bomb"
+            )
+        profile = image.info.get("icc_profile")
+        # JPEG only: lets the decoder shrink by 2, 4 or 8 on the way, to no less than twice the wanted size.
+        shrunk = _shrunk_size(image.size, 2 * image_size)
+        if shrunk[0] < width:
+            image.draft(image.mode, shrunk)
+        image.load()
+        oriented = ImageOps.exif_transpose(image)
+        return _to_srgb(oriented, profile)
+
+
+def _shrunk_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    scale = min(1.0, shorter / min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ImageError(f"32-bit pixels (Pillow mode {image.mode}) have no defined brightness range; save it as 8-bit")
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+    elif image.mode in ("P", "1", "HSV", "YCbCr", "La", "RGBX"):
+        image = image.convert("RGB")
+    if profile and image.mode in ("RGB", "L", "CMYK", "LAB"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return converted if converted is not None else image.convert("RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            # A profile that is broken, or made for another kind of pixels, says nothing: the pixels are taken as sRGB.
+            pass
+    return image.convert("RGB")
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) from a JPEG's frame header; None where the data is not a JPEG with a frame header."""
+    position = 2
+    if data[:2] != b"\xff\xd8":
+        return None
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            return int.from_bytes(data[position + 7 : position + 9]), int.from_bytes(data[position + 5 : position + 7])
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return None
+
+
+def decode(data: bytes, input_size: int) -> np.ndarray:
+    """Decodes a stored image for a network input of `input_size` pixels.
+
+    A JPEG whose sides are all at least 2, 4 or 8 times `input_size` is shrunk by that factor while it is decoded: that
+    is faster, and the warp that follows then never skips over pixels.
+
+    Returns:
+      uint8 [height, width, 3], RGB.
+
+    Raises:
+      ImageError: the data does not decode.
+    """
+    size = jpeg_size(data)
+    factor = 1
+    while size is not None and factor < 8 and min(size) >= 2 * factor * input_size:
+        factor *= 2
+    # OpenCV's flags 16, 32 and 64 are IMREAD_REDUCED_*_2, _4 and _8 less their colour bits.
+    reduced = 0 if factor == 1 else 8 * factor
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | reduced
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f"the stored image does not decode: {error}") from error
+    if image is None:
+        raise ImageError("the stored image does not decode")
+    return image

@@ -1,0 +1,232 @@
+"""Which photo is for training, validation or test, and whether one photo is for two of them."""
+
+import concurrent.futures
+import hashlib
+import itertools
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.sources.photo import Photo
+
+SPLITS = ("train", "validation", "test")
+
+
+def assign_splits(
+    photos: Sequence[Photo],
+    *,
+    seed: int,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    groups: Sequence[Hashable] | None = None,
+    warn: Callable[[str], None],
+) -> list[str]:
+    """Gives every photo a split.
+
+    Where no photo has one, all are split at random. Otherwise what the source says stands, and is completed:
+
+    * photos without a split are train if no photo is named train, test if train is named and test is not;
+    * if then no photo is validation, a random share of train becomes validation.
+
+    Random choices depend on the seed, the image ids and the groups, not on the order of the photos. They never part a
+    group, and they take the smallest groups for validation and test, so that sizes are exact while photos without a
+    copy suffice, and scores count few photos twice.
+
+    Args:
+      photos: with unique image ids.
+      seed: of the random choices.
+      fractions: of train, validation and test, each above 0, 1 in all.
+      groups: equal keys mark photos that belong together, such as identical files; None if there are none.
+      warn: takes one line of text about splits that were completed.
+
+    Returns:
+      The split of each photo, in the order of `photos`.
+
+    Raises:
+      UserError: too few photos, no photo for training, or photos without a split where both train and test are named.
+      UsageError: fractions that are not as above.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UsageError(f"the fractions {fractions} are not three numbers above 0 that sum to 1", where="fractions")
+    keys = range(len(photos)) if groups is None else groups
+    named = {photo.split for photo in photos if photo.split is not None}
+    if not named:
+        return _random_splits(photos, keys, seed, fractions)
+    splits = _fill_blanks(photos, named, warn)
+    if "train" not in splits:
+        raise UserError(
+            f"no photo is for training: all {len(photos)} are in {' or '.join(sorted(named))}",
+            where=photos[0].where or None,
+            hint="put some in train, or leave out the splits to have them drawn at random",
+        )
+    if "validation" not in splits:
+        share = fractions[1] / (fractions[0] + fractions[1])
+        _carve_validation(photos, splits, keys, seed, share, warn)
+    if "test" not in splits:
+        warn("no photo is in test: `socialtag evaluate` then needs --split validation")
+    return splits
+
+
+def _random_splits(
+    photos: Sequence[Photo], keys: Sequence[Hashable], seed: int, fractions: tuple[float, float, float]
+) -> list[str]:
+    groups = _shuffled_groups(photos, range(len(photos)), keys, seed)
+    if len(groups) < len(SPLITS):
+        raise UserError(
+            f"{len(groups)} different photos cannot fill the splits {', '.join(SPLITS)}",
+            hint="add photos: at least 3 different ones are needed",
+        )
+    splits = ["train"] * len(photos)
+    for split, fraction, leave in (("validation", fractions[1], 2), ("test", fractions[2], 1)):
+        taken = _take(groups, round(len(photos) * fraction), leave=leave)
+        for position in itertools.chain.from_iterable(groups[:taken]):
+            splits[position] = split
+        groups = groups[taken:]
+    return splits
+
+
+def _fill_blanks(photos: Sequence[Photo], named: set[str], warn: Callable[[str], None]) -> list[str]:
+    blanks = [photo for photo in photos if photo.split is None]
+    filler = next((split for split in ("train", "test") if split not in named), None)
+    if not blanks:
+        return [photo.split or "" for photo in photos]
+    if filler is None:
+        raise UserError(
+            f"{blanks[0].image_id!r} has no split, though other photos are in train and test "
+            f"({len(blanks)} photos have none)",
+            where=blanks[0].where or None,
+            hint=f"write {', '.join(SPLITS)} for each photo, or for none",
+        )
+    warn(f"{len(blanks)} photos without a split are put in {filler}, since no photo is said to be in {filler}")
+    return [photo.split or filler for photo in photos]
+
+
+def _carve_validation(
+    photos: Sequence[Photo],
+    splits: list[str],
+    keys: Sequence[Hashable],
+    seed: int,
+    share: float,
+    warn: Callable[[str], None],
+) -> None:
+    """Turns a random share of train into validation, in place."""
+    train = [position for position, split in enumerate(splits) if split == "train"]
+    groups = _shuffled_groups(photos, train, keys, seed)
+    if len(groups) < 2:
+        raise UserError(
+            f"train has {len(groups)} photo, of which none can be spared for validation",
+            where=photos[train[0]].where or None,
+            hint="add photos to train, or put some in validation",
+        )
+    taken = list(itertools.chain.from_iterable(groups[: _take(groups, round(len(train) * share), leave=1)]))
+    for position in taken:
+        splits[position] = "validation"
+    warn(f"no photo is in validation: {len(taken)} of {len(train)} in train, drawn at random, are moved there")
+
+
+def _shuffled_groups(
+    photos: Sequence[Photo], positions: Iterable[int], keys: Sequence[Hashable], seed: int
+) -> list[list[int]]:
+    """The positions by group: small groups first, in random order among those of one size."""
+    groups: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for position in sorted(positions, key=lambda position: photos[position].image_id):
+        groups[keys[position]].append(position)
+    in_order = list(groups.values())
+    shuffled = [in_order[index] for index in np.random.default_rng(seed).permutation(len(in_order)).tolist()]
+    return sorted(shuffled, key=len)
+
+
+def _take(groups: Sequence[Sequence[int]], photos: int, *, leave: int) -> int:
+    """How many of the first groups hold at least `photos` photos; at least one, and all but `leave` at most."""
+    enough = int(np.searchsorted(np.cumsum([len(group) for group in groups]), photos)) + 1
+    return min(enough, len(groups) - leave)
+
+
+def find_leaks(groups: Sequence[Hashable], splits: Sequence[str]) -> list[tuple[int, int]]:
+    """Photos that stand in one split while a photo of the same group stands in another.
+
+    Args:
+      groups: a key for each photo, equal for photos of the same content (see `content_groups`).
+      splits: the split of each photo.
+
+    Returns:
+      A pair of positions for each photo whose group has an earlier photo in another split: the first such, and it. (All
+      pairs would be a million where a thousand copies of one placeholder image stand in either split.)
+    """
+    firsts: defaultdict[Hashable, dict[str, int]] = defaultdict(dict)
+    leaks = []
+    for position, (group, split) in enumerate(zip(groups, splits, strict=True)):
+        first_by_split = firsts[group]
+        earlier = next((first for other, first in first_by_split.items() if other != split), None)
+        if earlier is not None:
+            leaks.append((earlier, position))
+        first_by_split.setdefault(split, position)
+    return leaks
+
+
+# ---- content of files
+
+_TAIL_BYTES = 4096
+_CHUNK_FILES = 256
+
+
+def content_groups(paths: Sequence[Path]) -> list[int]:
+    """Groups files of identical content.
+
+    Only files of equal size are opened, and only those with equal last bytes are read in full.
+
+    Returns:
+      For each path the position of the first one with that content. A file that is missing, empty or unreadable stands
+      alone: it is no photo, and `prepare` says so.
+    """
+    groups = list(range(len(paths)))
+    suspects: list[int] = groups.copy()
+    same: list[list[int]] = []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for look in (_size, _tail, _content):
+            chunks = [suspects[start : start + _CHUNK_FILES] for start in range(0, len(suspects), _CHUNK_FILES)]
+            looks = pool.map(lambda chunk, look=look: [look(paths[position]) for position in chunk], chunks)
+            same = _groups_of_several(suspects, itertools.chain.from_iterable(looks))
+            suspects = [position for group in same for position in group]
+    for group in same:
+        for position in group:
+            groups[position] = min(group)
+    return groups
+
+
+def _groups_of_several(positions: Iterable[int], keys: Iterable[Hashable]) -> list[list[int]]:
+    """The positions by key, without those whose key is None or stands alone."""
+    groups: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for position, key in zip(positions, keys, strict=True):
+        if key is not None:
+            groups[key].append(position)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a path with a NUL character
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) and status.st_size else None
+
+
+def _tail(path: Path) -> bytes | None:
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(-min(_TAIL_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            return hashlib.sha256(file.read()).digest()
+    except OSError:
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None

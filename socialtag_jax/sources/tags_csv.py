@@ -1,0 +1,380 @@
+r"""Photos listed in a CSV file beside them: columns path, tags and, if present, split.
+
+The first row is a header when it has the name of a path column and the name of a tags column, or when it has the name
+of any column and no cell that looks like a file (`/`, `\` or a suffix such as `.jpg`). So a photo that really is called
+`image` is written `./image`. Without a header, two or three columns are path, tags and split, in that order.
+
+Paths are relative to the CSV file's folder. Whether the photos exist is found out when they are decoded. Without a
+split column the thesis's layout is recognised: every path starts with a folder `train`, `validation` or `test`.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import os
+import posixpath
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.sources.photo import Photo
+
+FILE_NAME = "tags.csv"
+PATH_NAMES = ("path", "image", "image_path", "file", "filename", "filepath", "photo")
+TAGS_NAMES = ("tags", "tag", "keywords", "labels", "hashtags")
+SPLIT_NAMES = ("split", "subset", "partition", "set")
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_QUOTE_HINT = """separate tags by spaces, or quote them, as in photo.jpg,"sea,sky", and give --tag-separator ','"""
+_EMPTY_HINT = "a photo without tags has an empty cell, as in photo.jpg,"
+_LONGEST_CELL = 2**24  # characters
+
+
+def read(source: Path, *, tag_separator: str = " ", warn: Callable[[str], None]) -> list[Photo]:
+    """Reads the photos of a CSV file, in the order of its rows.
+
+    Args:
+      source: the CSV file, or a folder that has `tags.csv`.
+      tag_separator: stands between the tags of a cell; a space means any run of white space.
+      warn: takes one line of text about what may surprise: ignored columns, merged rows, tags that look unseparated.
+
+    Raises:
+      UserError: no such file, a broken one, or a row that cannot be understood; names the file and, counted in lines,
+        where the row starts.
+      UsageError: an empty separator.
+    """
+    if not tag_separator:
+        raise UsageError("the separator is empty, expected at least one character", where="--tag-separator")
+    path = _csv_file(source)
+    photos = _Photos(path, tag_separator)
+    with contextlib.closing(_rows(path)) as rows:
+        first = next(rows, None)
+        if first is None:
+            raise UserError("the file has no rows", where=path, hint="expected one row per photo: path,tags")
+        columns, is_header = _columns(path, *first, warn)
+        if not is_header:
+            photos.add(*first, columns)
+        for line, cells in rows:
+            photos.add(line, cells, columns)
+    if not photos.found:
+        raise UserError("the file has a header but no photos", where=path, hint="expected one row per photo: path,tags")
+    photos.warn(warn)
+    return photos.found if columns.split is not None else _splits_from_folders(photos.found, warn)
+
+
+def _csv_file(source: Path) -> Path:
+    path = source / FILE_NAME if source.is_dir() else source
+    if not path.is_file():
+        hint = f"expected a CSV file, or a folder that has {FILE_NAME}"
+        if others := sorted(source.glob("*.csv")):
+            hint = f"{hint}; to read {others[0].name}, name that file"
+        raise UserError("no such file", where=path, hint=hint)
+    return path
+
+
+# ---- text -> rows
+
+
+def _rows(path: Path) -> Generator[tuple[int, list[str]]]:
+    """The rows that are not blank, each with the number of its first line in the file."""
+    line = 1
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with path.open(encoding=_encoding(path), newline="") as file:
+            reader = csv.reader(_without_nul(file, path), strict=True, skipinitialspace=True)
+            for cells in reader:
+                # An empty row is [] or, as spreadsheets write it, nothing but commas.
+                if cells and (cells[0].strip() or any(map(str.strip, cells))):
+                    yield line, cells
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"the row is not valid CSV: {error}",
+            where=_where(path, line),
+            hint='is a double quote not closed, or not doubled ("") inside a cell?',
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _decoding_error(path) from error
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=path, hint="check the file's permissions") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _without_nul(lines: Iterator[str], path: Path) -> Iterator[str]:
+    """The same lines, which the csv module would take with a NUL character in them."""
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise UserError(
+                f"NUL character at column {line.index(chr(0)) + 1}: not a text file, or one in another encoding",
+                where=_where(path, number),
+                hint="save the file as UTF-8",
+            )
+        yield line
+
+
+def _decoding_error(path: Path) -> UserError:
+    """Where the first undecodable byte is; the decoder that failed only knew its own block of the file."""
+    data = path.read_bytes()
+    # Offsets of the codec that skips the byte order mark would not count it.
+    encoding = _encoding(path).removesuffix("-sig")
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(encoding)
+        row = max(before.count("\n"), before.count("\r")) + 1
+        what = f"not {encoding.upper()} text at byte offset {error.start} ({data[error.start]:#04x})"
+        return UserError(what, where=_where(path, row), hint="save the file as UTF-8")
+    return UserError("the file changed while it was read", where=path, hint="run the command again")
+
+
+def _where(path: Path, row: int) -> str:
+    return f"{path}, row {row}"
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:79]}…")
+
+
+def _count(cells: Sequence[str]) -> str:
+    return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+
+
+# ---- first row -> columns
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The position of each column, and how many cells a row has."""
+
+    path: int
+    tags: int
+    split: int | None
+    width: int
+
+
+def _columns(path: Path, line: int, cells: Sequence[str], warn: Callable[[str], None]) -> tuple[_Columns, bool]:
+    """The columns that the first row shows, and whether that row is a header."""
+    where = _where(path, line)
+    _check_delimiter(where, cells)
+    names = [" ".join(cell.casefold().split()) for cell in cells]
+    if _is_header(names):
+        return _header_columns(where, names, warn), True
+    if len(cells) not in (2, 3):
+        what = f"{_count(cells)} and no header, expected path,tags or path,tags,split: {_excerpt(','.join(cells))}"
+        raise UserError(what, where=where, hint=_QUOTE_HINT if len(cells) > 3 else _EMPTY_HINT)
+    return _Columns(path=0, tags=1, split=2 if len(cells) == 3 else None, width=len(cells)), False
+
+
+def _is_header(names: Sequence[str]) -> bool:
+    has_path, has_tags, has_split = (
+        not set(known).isdisjoint(names) for known in (PATH_NAMES, TAGS_NAMES, SPLIT_NAMES)
+    )
+    return (has_path and has_tags) or ((has_path or has_tags or has_split) and not any(map(_looks_like_file, names)))
+
+
+def _looks_like_file(text: str) -> bool:
+    return bool(re.search(r"[/\\]|\.\w{2,5}$", text))
+
+
+def _check_delimiter(where: str, cells: Sequence[str]) -> None:
+    for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        head, found, _ = cells[0].partition(delimiter)
+        if found and (len(cells) == 1 or head.strip().casefold() in PATH_NAMES or re.search(r"\.\w{2,5}$", head)):
+            raise UserError(
+                f"the cells are separated by {name}, expected commas: {_excerpt(cells[0])}",
+                where=where,
+                hint="save the file as comma-separated CSV",
+            )
+
+
+def _header_columns(where: str, names: Sequence[str], warn: Callable[[str], None]) -> _Columns:
+    found = ", ".join(name or "(unnamed)" for name in names)
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise UserError(f"the column {twice[0]!r} stands twice: {found}", where=where, hint="rename or delete one")
+
+    path, tags, split = (_position(where, names, known) for known in (PATH_NAMES, TAGS_NAMES, SPLIT_NAMES))
+    if path is None or tags is None:
+        kind, known = ("path", PATH_NAMES) if path is None else ("tags", TAGS_NAMES)
+        raise UserError(
+            f"the header has no {kind} column, only: {found}",
+            where=where,
+            hint=f"name it one of {', '.join(known)}; if this row is a photo, write its path as ./{names[0]}",
+        )
+    ignored = [name or "(unnamed)" for position, name in enumerate(names) if position not in (path, tags, split)]
+    if ignored:
+        warn(f"{where}: ignored columns: {', '.join(ignored)}")
+    return _Columns(path, tags, split, len(names))
+
+
+def _position(where: str, names: Sequence[str], known: Sequence[str]) -> int | None:
+    positions = [position for position, name in enumerate(names) if name in known]
+    if len(positions) > 1:
+        what = f"{names[positions[0]]!r} and {names[positions[1]]!r} may both be the {known[0]} column"
+        raise UserError(what, where=where, hint="rename or delete one")
+    return positions[0] if positions else None
+
+
+# ---- row -> photo
+
+
+class _Photos:
+    """Collects photos, one row after the other; rows of one photo are merged."""
+
+    def __init__(self, csv_path: Path, tag_separator: str) -> None:
+        self.found: list[Photo] = []
+        self._csv_path, self._folder, self._separator = csv_path, _Folder(csv_path.parent), tag_separator
+        self._positions: dict[str, int] = {}
+        self._merged = 0
+        self._first_merged = ""
+        self._unseparated = 0
+        self._first_unseparated = ""
+
+    def add(self, line: int, cells: Sequence[str], columns: _Columns) -> None:
+        """Adds the photo of one row.
+
+        Raises:
+          UserError: the row has the wrong number of cells, a path that leads nowhere, or an unknown split.
+        """
+        where = _where(self._csv_path, line)
+        if len(cells) != columns.width:
+            raise _width_error(where, cells, columns)
+        image_id = self._folder.image_id(cells[columns.path], where)
+        tags = self._tags(cells[columns.tags])
+        split = None if columns.split is None else _split(cells[columns.split], where)
+        photo = Photo(self._folder.path / image_id, image_id, tags, split, where)
+        position = self._positions.setdefault(image_id, len(self.found))
+        if position == len(self.found):
+            self.found.append(photo)
+        else:
+            self.found[position] = self._merge(self.found[position], photo)
+
+    def _tags(self, cell: str) -> tuple[str, ...]:
+        if self._separator != " ":
+            return tuple(tag for part in cell.split(self._separator) if (tag := part.strip()))
+        if "," in cell or ";" in cell:
+            self._unseparated += 1
+            self._first_unseparated = self._first_unseparated or cell
+        return tuple(cell.split())
+
+    def _merge(self, first: Photo, second: Photo) -> Photo:
+        if first.split and second.split and first.split != second.split:
+            raise UserError(
+                f"{second.image_id!r} is in split {second.split!r} here, but {first.split!r} in {first.where}",
+                where=second.where,
+                hint="delete one of the two rows",
+            )
+        self._merged += 1
+        self._first_merged = self._first_merged or f"{first.image_id!r} in {first.where} and {second.where}"
+        return dataclasses.replace(first, tags=first.tags + second.tags, split=first.split or second.split)
+
+    def warn(self, warn: Callable[[str], None]) -> None:
+        """Reports once what happened on the way."""
+        if self._merged:
+            rows = "1 row that names" if self._merged == 1 else f"{self._merged} rows that name"
+            warn(f"merged {rows} a photo again, the first one {self._first_merged}")
+        # A comma inside a tag is rare; in every other row it most likely stands between tags.
+        if 2 * self._unseparated >= len(self.found):
+            warn(
+                f"{self._csv_path}: white space separates tags, yet {self._unseparated} of {len(self.found)} tag cells "
+                f"hold commas or semicolons, such as {_excerpt(self._first_unseparated)}: should it be "
+                "--tag-separator ',' or ';'?"
+            )
+
+
+def _width_error(where: str, cells: Sequence[str], columns: _Columns) -> UserError:
+    what = f"{_count(cells)}, expected {columns.width} as in the first row: {_excerpt(','.join(cells))}"
+    return UserError(what, where=where, hint=_QUOTE_HINT if len(cells) > columns.width else _EMPTY_HINT)
+
+
+def _split(cell: str, where: str) -> str | None:
+    name = cell.strip().casefold()
+    if name and name not in _SPLITS:
+        raise UserError(
+            f"{_excerpt(cell)} is no split, expected {', '.join(_SPLITS)} or nothing",
+            where=where,
+            hint=f"if it is a tag, {_QUOTE_HINT}",
+        )
+    return _SPLITS.get(name)
+
+
+# ---- path cell -> image id
+
+_NOT_NORMAL = frozenset(("", ".", ".."))
+
+
+class _Folder:
+    """The folder that paths are relative to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        # Absolute paths in the file may have been written with symbolic links resolved, or not.
+        self._absolute = [Path(os.path.normpath(folder.absolute())), folder.resolve()]
+
+    def image_id(self, cell: str, where: str) -> str:
+        """The path relative to the folder, with `/` between its parts, without `.` and `..`."""
+        text = self._forward_slashes(cell.strip())
+        is_absolute = text.startswith("/") or text[1:3] == ":/"
+        if not is_absolute and _NOT_NORMAL.isdisjoint(text.split("/")):
+            return text
+        if not text:
+            raise UserError("the path cell is empty", where=where, hint="fill it in or delete the row")
+        inside = self._inside(text) if is_absolute else posixpath.normpath(text)
+        if inside in (None, ".") or inside.split("/")[0] == "..":
+            raise UserError(
+                f"the path {cell!r} leads to no file below {self.path}",
+                where=where,
+                hint="expected a path relative to the CSV file's folder: move the photos or the CSV file",
+            )
+        return inside
+
+    def _forward_slashes(self, text: str) -> str:
+        r"""The same path where it was written on Windows: `\` is also a legal character of a file name elsewhere."""
+        if "\\" not in text:
+            return text
+        changed = text.replace("\\", "/")
+        return changed if "/" not in text or (self.path / changed).exists() else text
+
+    def _inside(self, text: str) -> str | None:
+        """An absolute path, relative to the folder; None where it lies outside."""
+        path = Path(os.path.normpath(text))
+        return next((path.relative_to(base).as_posix() for base in self._absolute if path.is_relative_to(base)), None)
+
+
+# ---- rows -> splits
+
+
+def _splits_from_folders(photos: list[Photo], warn: Callable[[str], None]) -> list[Photo]:
+    """The same photos; with splits where every path starts with a folder that is named like one."""
+    splits = [_folder_split(photo.image_id) for photo in photos]
+    outside = next((photo for photo, split in zip(photos, splits, strict=True) if split is None), None)
+    if outside is None:
+        return [dataclasses.replace(photo, split=split) for photo, split in zip(photos, splits, strict=True)]
+    if inside := sum(split is not None for split in splits):
+        warn(
+            f"{outside.where}: {outside.image_id!r} lies in no folder train, validation or test, as {inside} of "
+            f"{len(photos)} photos do: folders are not taken as splits"
+        )
+    return photos
+
+
+def _folder_split(image_id: str) -> str | None:
+    folder, slash, _ = image_id.partition("/")
+    return _SPLITS.get(folder.casefold()) if slash else None

@@ -1,0 +1,97 @@
+"""The training step and the evaluation step: pure functions of (state, batch), compiled by `parallel.Devices`."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from socialtag_jax import losses, metrics, parallel
+from socialtag_jax.config import Experiment, Suggestion
+from socialtag_jax.model import Params, TagPredictor, tag_logits, trainable_layers
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a training step changes.
+
+    Attributes:
+      step: int32, training steps done over the whole run.
+      params: all layers, frozen ones included.
+      opt_state: of the current stage's optimizer; nothing for frozen layers.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+
+
+def train_step(
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    *,
+    model: TagPredictor,
+    optimizer: optax.GradientTransformation,
+    freeze_layers: int,
+    positive_weight: float,
+    dropout_key: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step on this device's rows, in lockstep with the other devices.
+
+    Returns:
+      the new state, and sums over all devices: "loss" over images, and "images", their number.
+    """
+    weight = batch["weight"]
+    rows = weight.shape[0]
+    images = parallel.sum_over_devices(jnp.sum(weight))
+    step_key = jax.random.fold_in(dropout_key, state.step)
+    row_keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(
+        parallel.device_index() * rows + jnp.arange(rows)
+    )
+
+    def mean_loss(params: Params) -> jax.Array:
+        logits = tag_logits(model, params, batch["images"], freeze_layers=freeze_layers, dropout_keys=row_keys)
+        targets = losses.multi_hot(batch["tag_ids"], model.n_tags)
+        return jnp.sum(losses.image_losses(logits, targets, positive_weight) * weight) / images
+
+    loss, gradients = jax.value_and_grad(mean_loss)(state.params)
+    # Frozen layers' gradients are constant zeros: no device needs to hear of them.
+    trainable = trainable_layers(freeze_layers)
+    summed = parallel.sum_over_devices((loss, {layer: gradients[layer] for layer in trainable}))
+    # optax raises a float to an int32 power, which a caller's strict promotion would refuse.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update({**gradients, **summed[1]}, state.opt_state, state.params)
+    params = cast(Params, optax.apply_updates(state.params, updates))
+    return TrainState(state.step + 1, params, opt_state), {"loss": summed[0] * images, "images": images}
+
+
+def eval_step(
+    params: Params,
+    batch: Mapping[str, jax.Array],
+    *,
+    model: TagPredictor,
+    positive_weight: float,
+    suggestion: Suggestion,
+) -> dict[str, metrics.Array]:
+    """This device's rows: "loss" and "f1" (float32 [rows]), "probabilities" (float32 [rows, n_tags])."""
+    logits = tag_logits(model, params, batch["images"])
+    targets = losses.multi_hot(batch["tag_ids"], model.n_tags)
+    probabilities = jax.nn.sigmoid(logits)
+    scores = metrics.image_scores(probabilities, targets, threshold=suggestion.threshold, max_tags=suggestion.max_tags)
+    loss = losses.image_losses(logits, targets, positive_weight)
+    return {"loss": loss, "f1": scores.f1, "probabilities": probabilities}
+
+
+def build_model(experiment: Experiment, n_tags: int, platform: str) -> TagPredictor:
+    """The model of an experiment, with its compute dtype chosen for the platform."""
+    wanted = experiment.model.compute_dtype
+    if wanted == "auto":
+        wanted = "float32" if platform == "cpu" else "bfloat16"
+    return TagPredictor(
+        n_tags=n_tags,
+        hidden_units=experiment.model.hidden_units,
+        dropout_rate=experiment.model.dropout_rate,
+        compute_dtype=jnp.dtype(wanted),
+    )

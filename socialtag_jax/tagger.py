@@ -1,0 +1,190 @@
+"""The exported tagger: loads a bundle and suggests tags, with jax, numpy and the image decoders alone."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from socialtag_jax import augment, files
+from socialtag_jax.errors import UserError
+from socialtag_jax.shards.images import ImageError, canonical_jpeg, decode
+from socialtag_jax.tags import TagVocabulary
+
+FORMAT_VERSION = 1
+TAGGER, TAGS, STABLEHLO, PARAMS = "tagger.json", "tags.txt", "model.stablehlo", "params.safetensors"
+_MAX_BATCH = 32
+_EXPORT = "export the run again with `socialtag export`"
+
+Photo = str | Path | np.ndarray
+"""An image file, or decoded RGB pixels (uint8 [height, width, 3])."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuggestedTag:
+    """One suggestion.
+
+    Attributes:
+      tag: the tag's id: normalised and case-folded.
+      display: the tag as people write it.
+      confidence: the model's probability, 0 to 1.
+    """
+
+    tag: str
+    display: str
+    confidence: float
+
+
+class Tagger:
+    """An exported tag predictor.
+
+    Args:
+      description: the content of `tagger.json`.
+      vocabulary: the tags of the outputs.
+      exported: the model: uint8 [b, input_size, input_size, 3] -> float32 [b, n_tags].
+    """
+
+    def __init__(
+        self, description: Mapping[str, Any], vocabulary: TagVocabulary, exported: jax.export.Exported
+    ) -> None:
+        self.description = description
+        self.vocabulary = vocabulary
+        self.input_size: int = description["input_size"]
+        self.image_size: int = description["image_size"]
+        self.threshold: float = description["threshold"]
+        self.max_tags: int = description["max_tags"]
+        self._model = jax.jit(exported.call)
+
+    @classmethod
+    def load(cls, bundle: str | Path) -> "Tagger":
+        """Loads a bundle, after checking every file's hash.
+
+        Raises:
+          UserError: not a bundle, one of another format version, or one whose files were changed.
+        """
+        folder = Path(bundle)
+        description = _read_description(folder)
+        vocabulary = TagVocabulary.load(folder / TAGS)
+        if vocabulary.sha256 != description["vocabulary_sha256"]:
+            raise UserError("the tags are not those that the model was trained on", where=folder / TAGS, hint=_EXPORT)
+        from jax import export
+
+        exported = export.deserialize(bytearray((folder / STABLEHLO).read_bytes()))
+        return cls(description, vocabulary, exported)
+
+    def pixels(self, photo: Photo) -> np.ndarray:
+        """A photo as the network's input, by the very steps of `prepare` and evaluation.
+
+        Pixels that already have the input's size go in as they are.
+
+        Returns:
+          uint8 [input_size, input_size, 3].
+
+        Raises:
+          ImageError: the photo cannot be decoded; names it.
+        """
+        size = self.input_size
+        if isinstance(photo, np.ndarray) and photo.shape == (size, size, 3) and photo.dtype == np.uint8:
+            return photo
+        source = photo if isinstance(photo, np.ndarray) else Path(photo)
+        try:
+            image = decode(canonical_jpeg(source, self.image_size), size)
+        except ImageError as error:
+            raise ImageError(error.what, where="photo array" if isinstance(photo, np.ndarray) else photo) from error
+        result = np.empty((size, size, 3), np.uint8)
+        augment.warp(image, augment.IDENTITY, result)
+        return result
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Scores of images that have the network's input size.
+
+        Batches are padded to a power of two, so that few batch sizes are ever compiled.
+
+        Args:
+          images: uint8 [n, input_size, input_size, 3], RGB.
+
+        Returns:
+          float32 [n, n_tags], 0 to 1.
+        """
+        expected = (self.input_size, self.input_size, 3)
+        if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
+            raise UserError(f"expected images as uint8 {['n', *expected]}, found {images.dtype} {list(images.shape)}")
+        parts = [np.empty((0, len(self.vocabulary)), np.float32)]
+        for start in range(0, len(images), _MAX_BATCH):
+            part = images[start : start + _MAX_BATCH]
+            padded = np.zeros((2 ** math.ceil(math.log2(len(part))), *expected), np.uint8)
+            padded[: len(part)] = part
+            parts.append(np.asarray(self._model(padded))[: len(part)])
+        return np.concatenate(parts)
+
+    def suggest(
+        self, photos: Photo | Sequence[Photo], *, threshold: float | None = None, max_tags: int | None = None
+    ) -> list[list[SuggestedTag]]:
+        """Suggests tags, most confident first.
+
+        Args:
+          photos: files or RGB arrays (uint8 [height, width, 3]); a single one counts as a list of one.
+          threshold: only tags with a confidence over it; None for the bundle's.
+          max_tags: at most so many; None for the bundle's.
+
+        Returns:
+          one list a photo.
+
+        Raises:
+          ImageError: a photo cannot be decoded; names it.
+        """
+        if isinstance(photos, str | Path | np.ndarray) and not (isinstance(photos, np.ndarray) and photos.ndim == 4):
+            photos = [photos]
+        results = []
+        for start in range(0, len(photos), _MAX_BATCH):
+            images = np.stack([self.pixels(photo) for photo in photos[start : start + _MAX_BATCH]])
+            results.extend(self.choose(row, threshold, max_tags) for row in self.probabilities(images))
+        return results
+
+    def choose(
+        self, probabilities: np.ndarray, threshold: float | None = None, max_tags: int | None = None
+    ) -> list[SuggestedTag]:
+        """The suggestions from one image's probabilities (float32 [n_tags])."""
+        threshold = self.threshold if threshold is None else threshold
+        # Stable: of equal probabilities the lower index goes first, as in evaluation.
+        order = np.argsort(-probabilities, kind="stable")[: self.max_tags if max_tags is None else max_tags]
+        vocabulary = self.vocabulary
+        return [
+            SuggestedTag(vocabulary.tags[tag], vocabulary.displays[tag], float(probabilities[tag]))
+            for tag in order
+            if probabilities[tag] > threshold
+        ]
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether the folder looks like an exported bundle."""
+    return (folder / TAGGER).exists()
+
+
+def _read_description(folder: Path) -> Mapping[str, Any]:
+    path = folder / TAGGER
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version, hashes = description["format_version"], description["files"]
+        for key in ("input_size", "image_size", "threshold", "max_tags", "vocabulary_sha256"):
+            description[key]
+    except FileNotFoundError:
+        raise UserError(f"not a bundle: no {TAGGER}", where=folder, hint="make one with `socialtag export`") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"damaged: {type(error).__name__}: {error}", where=path, hint=_EXPORT) from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"format version {version!r}, expected {FORMAT_VERSION}", where=path, hint=_EXPORT)
+    for name, expected in hashes.items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"the bundle's file is missing, but {TAGGER} lists it", where=file, hint=_EXPORT)
+        if files.sha256(file) != expected:
+            raise UserError(f"the file was changed: its SHA-256 is not what {TAGGER} says", where=file, hint=_EXPORT)
+    for name in (TAGS, STABLEHLO):
+        if name not in hashes:
+            raise UserError(f"lists no hash for {name}", where=path, hint=_EXPORT)
+    return description

@@ -1,0 +1,316 @@
+"""The training loop: stages of epochs, each followed by validation and a checkpoint."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from socialtag_jax import checkpoints, flops, parallel, pretrained, run_folder
+from socialtag_jax.config import Experiment, Stage
+from socialtag_jax.epoch import Epoch
+from socialtag_jax.errors import UserError
+from socialtag_jax.input_pipeline import BatchShape, batch_count, eval_batches, train_batches
+from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
+from socialtag_jax.optimizer import count, make_optimizer
+from socialtag_jax.progress import format_duration
+from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.steps import TrainState, build_model, eval_step, train_step
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come; saved with every checkpoint.
+
+    Attributes:
+      stage: index of the current stage.
+      stage_epoch: epochs done in it.
+      epoch: epochs done in all.
+      step: training steps done in all.
+      best_loss: lowest validation loss of the current stage so far.
+      stale_epochs: epochs since then.
+    """
+
+    stage: int = 0
+    stage_epoch: int = 0
+    epoch: int = 0
+    step: int = 0
+    best_loss: float | None = None
+    stale_epochs: int = 0
+
+    def after_epoch(self, step: int, validation_loss: float) -> "Position":
+        """The position one epoch on."""
+        better = math.isfinite(validation_loss) and (self.best_loss is None or validation_loss < self.best_loss)
+        return dataclasses.replace(
+            self,
+            stage_epoch=self.stage_epoch + 1,
+            epoch=self.epoch + 1,
+            step=step,
+            best_loss=validation_loss if better else self.best_loss,
+            stale_epochs=0 if better else self.stale_epochs + 1,
+        )
+
+    def ended(self, stage: Stage, patience: int) -> bool:
+        """Whether the stage has had its epochs, or too many of them without getting better."""
+        return self.stage_epoch >= stage.epochs or 0 < patience <= self.stale_epochs
+
+    def next_stage(self) -> "Position":
+        """The start of the next stage."""
+        return Position(stage=self.stage + 1, epoch=self.epoch, step=self.step)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended: its position, and the last epoch's training and validation numbers (empty if none was run)."""
+
+    position: Position
+    summary: Mapping[str, float]
+
+
+def initial_params(model: TagPredictor, experiment: Experiment, log: Callable[[str], None]) -> Params:
+    """Fresh head parameters, and convolutions from where `experiment.weights` says."""
+    params = init_params(model, jax.random.key(experiment.seed), experiment.model.input_size)
+    if experiment.weights == "random":
+        log("weights: random (no pretrained convolutions)")
+        return params
+    path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else Path(experiment.weights)
+    log(f"weights: {path}")
+    return {**params, **jax.tree.map(jnp.asarray, pretrained.load_weights(path))}
+
+
+class Trainer:
+    """Runs an experiment on a data set, in a run folder.
+
+    Args:
+      experiment: what to run.
+      dataset: with a train and a validation split.
+      workdir: the run folder; a run that it holds is continued.
+      devices: where to run.
+      log: takes one line of text at a time.
+      stream: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        workdir: Path,
+        *,
+        devices: parallel.Devices,
+        log: Callable[[str], None],
+        stream: TextIO,
+    ) -> None:
+        self._experiment, self._dataset, self._workdir = experiment, dataset, workdir
+        self._devices, self._log, self._stream = devices, log, stream
+        self._train_records = dataset.records("train")
+        self._validation_records = dataset.records("validation")
+        self._train_shape = self._shape(experiment.input.batch_size, "--input.batch-size")
+        self._eval_shape = self._shape(experiment.input.eval_batch_size, "--input.eval-batch-size")
+        self._model = build_model(experiment, len(dataset.vocabulary), devices.platform)
+        self._eval_step = devices.compile_eval_step(
+            functools.partial(
+                eval_step,
+                model=self._model,
+                positive_weight=experiment.loss.positive_weight,
+                suggestion=experiment.suggestion,
+            )
+        )
+        self._steps = batch_count(len(self._train_records), self._train_shape.size, experiment.debug_batches)
+
+    def _shape(self, batch_size: int, flag: str) -> BatchShape:
+        rows = self._devices.local_rows(batch_size, flag)
+        return BatchShape(len(self._devices), rows, self._experiment.model.input_size, self._dataset.max_tags)
+
+    def run(self) -> TrainResult:
+        """Trains all stages, from where the run folder's newest checkpoint stands."""
+        experiment = self._experiment
+        device = {"platform": self._devices.platform, "kind": self._devices.kind, "count": len(self._devices)}
+        run_folder.open_run(self._workdir, run_folder.describe(experiment, self._dataset, device))
+        folder = self._workdir / run_folder.CHECKPOINTS
+        with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
+            position, state = self._start(saved)
+            with run_folder.RunLog(self._workdir, position.step) as run_log:
+                return self._run_stages(position, state, saved, run_log)
+
+    def _run_stages(
+        self,
+        position: Position,
+        state: TrainState,
+        saved: checkpoints.RunCheckpoints,
+        run_log: run_folder.RunLog,
+    ) -> TrainResult:
+        experiment = self._experiment
+        patience = experiment.checkpoints.patience
+        self._announce(position, state.params)
+        summary: dict[str, float] = {}
+        while True:
+            stage = experiment.stages[position.stage]
+            if not position.ended(stage, patience):
+                train = self._compile_train_step(stage, state.params)
+                while not position.ended(stage, patience):
+                    state, train_summary = self._train_epoch(train, state, position, run_log)
+                    step = position.step + self._steps
+                    validation = self._validate(state.params)
+                    run_log.write("validation", step, {"epoch": position.epoch + 1, **validation})
+                    position = position.after_epoch(step, validation["loss"])
+                    saved.save(step, state.params, state.opt_state, self._meta(position), validation["loss"])
+                    summary = {**train_summary, **{f"validation_{name}": value for name, value in validation.items()}}
+                    self._log(self._epoch_line(position, summary))
+                if position.stage_epoch < stage.epochs:
+                    self._log(f"stage {position.stage + 1}: stopped early, {patience} epochs without a lower loss")
+            if position.stage + 1 == len(experiment.stages):
+                return TrainResult(position, summary)
+            position = position.next_stage()
+            optimizer = make_optimizer(experiment, experiment.stages[position.stage], state.params)
+            opt_state = self._devices.replicate(optimizer.init(state.params))
+            state = TrainState(state.step, state.params, opt_state)
+
+    def _start(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
+        """The state that training starts from: the newest checkpoint's, or a fresh one."""
+        found = saved.newest_readable()
+        position = Position() if found is None else Position(**found[1]["position"])
+        if position.stage >= len(self._experiment.stages):
+            raise UserError(f"the run is already in stage {position.stage + 1}", where=self._workdir)
+        optimizer_for = functools.partial(make_optimizer, self._experiment, self._experiment.stages[position.stage])
+        if found is None:
+            params = initial_params(self._model, self._experiment, self._log)
+            state = TrainState(jnp.zeros((), jnp.int32), params, optimizer_for(params).init(params))
+            return position, self._devices.replicate(state)
+        shapes = param_shapes(self._model, self._experiment.model.input_size)
+        opt_shapes = jax.eval_shape(optimizer_for(shapes).init, shapes)
+        params, opt_state = saved.restore(
+            position.step,
+            checkpoints.like(shapes, self._devices.replicated),
+            checkpoints.like(opt_shapes, self._devices.replicated),
+        )
+        self._log(f"continuing after epoch {position.epoch}, step {position.step}")
+        return position, TrainState(self._devices.replicate(jnp.int32(position.step)), params, opt_state)
+
+    def _meta(self, position: Position) -> dict[str, Any]:
+        vocabulary = self._dataset.vocabulary
+        return {
+            "position": dataclasses.asdict(position),
+            "dataset_fingerprint": self._dataset.fingerprint,
+            "tags": list(vocabulary.tags),
+            "displays": list(vocabulary.displays),
+            "vocabulary_sha256": vocabulary.sha256,
+        }
+
+    def _compile_train_step(self, stage: Stage, params: Params) -> Callable[..., Any]:
+        experiment = self._experiment
+        return self._devices.compile_train_step(
+            functools.partial(
+                train_step,
+                model=self._model,
+                optimizer=make_optimizer(experiment, stage, params),
+                freeze_layers=stage.freeze_layers,
+                positive_weight=experiment.loss.positive_weight,
+                # Another stream than the initial parameters' key.
+                dropout_key=jax.random.fold_in(jax.random.key(experiment.seed), 1),
+            )
+        )
+
+    def _train_epoch(
+        self, train: Callable[..., Any], state: TrainState, position: Position, run_log: run_folder.RunLog
+    ) -> tuple[TrainState, dict[str, float]]:
+        batches = train_batches(
+            self._train_records,
+            self._train_shape,
+            seed=self._experiment.seed,
+            epoch=position.epoch,
+            augmentation=self._experiment.augmentation,
+            threads=self._experiment.input.threads,
+            limit=self._experiment.debug_batches,
+        )
+        label = self._epoch_label(position)
+        epoch = Epoch(label, position.epoch + 1, position.step, self._epoch_images(), self._stream, run_log)
+        pending: dict[str, jax.Array] | None = None
+        for batch in epoch.timed(self._devices.prefetch(batches)):
+            state, sums = train(state, batch)
+            # One step late: fetching this step's sums now would leave the devices without work.
+            if pending is not None:
+                epoch.add(jax.device_get(pending), self._remaining_images(position))
+            pending = sums
+        if pending is not None:
+            epoch.add(jax.device_get(pending), self._remaining_images(position))
+        return state, epoch.finish()
+
+    def _validate(self, params: Params) -> dict[str, float]:
+        """Mean loss over all validation images, and mean F1 over those that have tags."""
+        batches = eval_batches(
+            self._validation_records,
+            self._eval_shape,
+            threads=self._experiment.input.threads,
+            limit=self._experiment.debug_batches,
+        )
+        total = images = f1 = tagged = 0.0
+        for batch in self._devices.prefetch(batches):
+            outputs = self._eval_step(params, batch)
+            loss, scores, weight, tag_ids = jax.device_get(
+                (outputs["loss"], outputs["f1"], batch["weight"], batch["tag_ids"])
+            )
+            has_tags = tag_ids[..., 0] >= 0
+            total += float(np.sum(loss * weight, dtype=np.float64))
+            images += float(np.sum(weight))
+            f1 += float(np.sum(scores[has_tags], dtype=np.float64))
+            tagged += float(np.sum(has_tags))
+        return {"loss": total / images, "f1": f1 / max(tagged, 1.0)}
+
+    def _epoch_images(self) -> int:
+        return min(self._steps * self._train_shape.size, len(self._train_records))
+
+    def _remaining_images(self, position: Position) -> int:
+        """Training images of the epochs after the current one."""
+        return (self._total_epochs(position) - position.epoch - 1) * self._epoch_images()
+
+    def _total_epochs(self, position: Position) -> int:
+        """Epochs of the run, if no further stage stops early."""
+        later = sum(stage.epochs for stage in self._experiment.stages[position.stage :])
+        return position.epoch - position.stage_epoch + later
+
+    def _epoch_label(self, position: Position) -> str:
+        stages = len(self._experiment.stages)
+        stage = f" (stage {position.stage + 1}/{stages})" if stages > 1 else ""
+        return f"epoch {position.epoch + 1}/{self._total_epochs(position)}{stage}"
+
+    def _epoch_line(self, position: Position, summary: Mapping[str, float]) -> str:
+        return (
+            f"epoch {position.epoch}: loss {summary['loss']:.4f}, validation loss {summary['validation_loss']:.4f}, "
+            f"validation F1 {summary['validation_f1']:.3f}"
+        )
+
+    def _announce(self, position: Position, params: Params) -> None:
+        experiment, log = self._experiment, self._log
+        flop_list = flops.layer_flops(self._model.n_tags, self._model.hidden_units, experiment.model.input_size)
+        log(f"devices: {len(self._devices)} x {self._devices.kind} ({self._devices.platform})")
+        log(
+            f"data: {self._dataset.name}, {len(self._train_records):,} training and {len(self._validation_records):,} "
+            f"validation images, {self._model.n_tags:,} tags"
+        )
+        for number, stage in enumerate(experiment.stages, start=1):
+            total, trainable = count(params, stage.freeze_layers)
+            log(
+                f"stage {number}: {stage.epochs} epochs, first {stage.freeze_layers} of 19 layers frozen, "
+                f"learning rate {experiment.learning_rate(stage):g}, {trainable:,} of {total:,} parameters train"
+            )
+        log(
+            f"forward pass: {sum(flop_list) / 1e9:.2f} GFLOPs an image at {experiment.model.input_size} px, "
+            f"{jnp.dtype(self._model.compute_dtype).name}"
+        )
+        rate = flops.measured_matmul_flops(self._model.compute_dtype) * (
+            len(self._devices) if self._devices.platform != "cpu" else 1
+        )
+        remaining = 0.0
+        for number, stage in enumerate(experiment.stages):
+            epochs = stage.epochs - (position.stage_epoch if number == position.stage else 0)
+            if number >= position.stage:
+                per_image = flops.training_flops(flop_list, stage.freeze_layers)
+                validation = min(len(self._validation_records), self._steps * self._eval_shape.size)
+                remaining += epochs * (self._epoch_images() * per_image + validation * sum(flop_list))
+        log(f"estimated time: {format_duration(remaining / rate)} and compilation, at {rate / 1e12:.2f} TFLOP/s")

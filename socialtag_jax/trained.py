@@ -1,0 +1,90 @@
+"""A trained model from a run folder, ready to score images or to be exported."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from socialtag_jax import checkpoints, run_folder
+from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.model import Params, TagPredictor, param_shapes, tag_logits
+from socialtag_jax.parallel import Devices
+from socialtag_jax.run_folder import RunConfig
+from socialtag_jax.steps import build_model
+from socialtag_jax.tags import TagVocabulary
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Parameters of one checkpoint, with all that is needed to use them.
+
+    Attributes:
+      config: of the run.
+      step: of the checkpoint.
+      vocabulary: the tags of the outputs, as saved with the checkpoint.
+      model: the network.
+      params: replicated over the devices.
+    """
+
+    config: RunConfig
+    step: int
+    vocabulary: TagVocabulary
+    model: TagPredictor
+    params: Params
+
+
+def load(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[str], None]) -> TrainedModel:
+    """Loads a checkpoint of a run.
+
+    Args:
+      run: the run folder.
+      checkpoint: "best" (lowest validation loss), "latest", or a step.
+      devices: where to put the parameters.
+      log: takes one line of text at a time.
+
+    Raises:
+      UserError: no such run or checkpoint, or one whose vocabulary is damaged.
+    """
+    config = run_folder.load_run(run)
+    folder = run / run_folder.CHECKPOINTS
+    if not folder.is_dir():
+        raise UserError("no checkpoint yet", where=folder, hint="train at least one epoch first")
+    with checkpoints.RunCheckpoints(folder, None, log=log) as saved:
+        step = _step(saved, checkpoint)
+        meta = saved.meta(step)
+        vocabulary = TagVocabulary(tuple(meta["tags"]), tuple(meta["displays"]))
+        if not vocabulary.sha256 == meta["vocabulary_sha256"] == config.dataset["vocabulary_sha256"]:
+            raise UserError("the checkpoint's tags are not those of the run", where=folder / str(step))
+        experiment = config.experiment
+        model = build_model(experiment, len(vocabulary), devices.platform)
+        shapes = param_shapes(model, experiment.model.input_size)
+        params = saved.restore_params(step, checkpoints.like(shapes, devices.replicated))
+    return TrainedModel(config, step, vocabulary, model, params)
+
+
+def _step(saved: checkpoints.RunCheckpoints, checkpoint: str) -> int:
+    if checkpoint == "best":
+        return saved.best_step()
+    if checkpoint == "latest":
+        return saved.latest_step()
+    if checkpoint.isdecimal() and int(checkpoint) in saved.steps:
+        return int(checkpoint)
+    known = ", ".join(map(str, saved.steps))
+    raise UsageError(f"{checkpoint!r}: expected best, latest or one of the steps {known}", where="--checkpoint")
+
+
+def scorer(trained: TrainedModel, devices: Devices) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 [devices, rows, size, size, 3] -> probabilities, float32 [devices * rows, n_tags], on all devices."""
+
+    def score(params: Params, images: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(tag_logits(trained.model, params, images))
+
+    step = devices.compile_eval_step(score)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        outputs = jax.device_get(step(trained.params, devices.shard(images)))
+        return outputs.reshape(-1, outputs.shape[-1])
+
+    return run

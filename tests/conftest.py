@@ -1,0 +1,35 @@
+"""Strictness for every test: four simulated devices, no silent dtype promotion, no silent rank promotion."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before JAX is imported: its backends read these once.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["KERAS_BACKEND"] = "jax"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped where it is missing."""
+    folder = Path(os.environ.get("SOCIALTAG_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real test data at {folder}; set SOCIALTAG_TEST_DATA to the folder that has corel5k.zip")
+    return folder
+
+
+@pytest.fixture
+def peer_promotion() -> Iterator[None]:
+    """Lets a peer library (Keras, optax) promote as it is used to."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        yield

@@ -1,0 +1,95 @@
+"""The warp against Keras's ImageDataGenerator and OpenCV's resize; the drawn parameters against their ranges."""
+
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+
+from socialtag_jax.augment import IDENTITY, Affine, draw, warp
+from socialtag_jax.config import Augmentation
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+    return np.ascontiguousarray(cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_keras(picture: np.ndarray, seed: int):
+    """`apply_transform` of a real Keras, on the same parameters: equal but for rounding to whole grey levels."""
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    affine = draw(Augmentation(shear=20.0), np.random.default_rng(seed))
+    parameters = {
+        "theta": affine.theta,
+        "tx": affine.tx * SIZE,
+        "ty": affine.ty * SIZE,
+        "shear": affine.shear,
+        "zx": affine.zx,
+        "zy": affine.zy,
+        "flip_horizontal": affine.flip_horizontal,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Keras's use of SciPy
+        expected = ImageDataGenerator().apply_transform(picture.astype(np.float32), parameters)
+    found = np.empty_like(picture)
+    warp(picture, affine, found)
+    assert np.abs(found - expected).max() <= 1.0
+
+
+@pytest.mark.parametrize("size", [40, 96, 150])
+def test_identity_is_opencv_resize(picture: np.ndarray, size: int):
+    found = np.empty((size, size, 3), np.uint8)
+    wide = np.ascontiguousarray(picture[:, :60])
+    warp(wide, IDENTITY, found)
+    expected = cv2.resize(wide, (size, size), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_flip_alone_mirrors(picture: np.ndarray):
+    found = np.empty_like(picture)
+    warp(picture, Affine(flip_horizontal=True), found)
+    np.testing.assert_array_equal(found, picture[:, ::-1])
+
+
+def test_a_shift_repeats_the_edge(picture: np.ndarray):
+    found = np.empty_like(picture)
+    warp(picture, Affine(tx=-0.25), found)
+    np.testing.assert_array_equal(found[:, SIZE // 4 :], picture[:, : -SIZE // 4])
+    np.testing.assert_array_equal(found[:, : SIZE // 4], np.repeat(picture[:, :1], SIZE // 4, axis=1))
+
+
+def test_drawn_parameters_fill_their_ranges():
+    """Uniform on [a, b]: mean (a + b) / 2 and variance (b - a)^2 / 12, within 5 standard errors."""
+    count = 4000
+    augmentation = Augmentation(width_shift=0.1, height_shift=0.3)
+    drawn = [draw(augmentation, np.random.default_rng((0, index))) for index in range(count)]
+    ranges = {
+        "theta": (-30.0, 30.0),
+        "tx": (-0.1, 0.1),
+        "ty": (-0.3, 0.3),
+        "shear": (-0.2, 0.2),
+        "zx": (0.8, 1.2),
+        "zy": (0.8, 1.2),
+    }
+    columns = {name: np.array([getattr(one, name) for one in drawn]) for name in ranges}
+    for name, (low, high) in ranges.items():
+        values = columns[name]
+        assert low <= values.min()
+        assert values.max() <= high
+        deviation = (high - low) / 12**0.5
+        assert abs(values.mean() - (low + high) / 2) < 5 * deviation / count**0.5
+        assert values.std() == pytest.approx(deviation, rel=0.05)
+    assert abs(np.corrcoef(columns["zx"], columns["zy"])[0, 1]) < 5 / count**0.5
+    assert np.mean([one.flip_horizontal for one in drawn]) == pytest.approx(0.5, abs=5 * 0.5 / count**0.5)
+
+
+def test_each_parameter_can_be_switched_off():
+    nothing = Augmentation(
+        rotation=0, width_shift=0, height_shift=0, shear=0, zoom_low=1, zoom_high=1, horizontal_flip=False
+    )
+    assert draw(nothing, np.random.default_rng(1)) == IDENTITY

@@ -1,0 +1,262 @@
+import hashlib
+import json
+import unicodedata
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.tags import (
+    TagStatistics,
+    TagVocabulary,
+    build_vocabulary,
+    display_form,
+    normalise_tag,
+    tag_statistics,
+)
+
+# Text with many of the characters that normalisation is about.
+TRICKY = "#＃﹟ \t\n\r\x00\x1c\x85\u2028\u2029\u3000\ufeff\u200b\u200c\u200d\ufe0f\u0301\u0345İßΐΣς①ﬁ❤👩🏽🏴\ud800aB"
+texts = st.text(st.one_of(st.sampled_from(TRICKY), st.characters(exclude_categories=())), max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("#Beach", "beach"),
+        ("##beach", "beach"),
+        ("＃ＳＥＡ", "sea"),
+        ("c#", "c#"),
+        ("New\u00a0 York\r\n", "new york"),
+        ("Straße", "strasse"),
+        ("CAFÉ", "café"),
+        ("cafe\u0301", "café"),
+        ("①ﬁ", "1fi"),
+        ("\ufeff\u200bsea\u00ad", "sea"),
+        ("sea\u2028side\x85now", "sea side now"),
+        ("b\x00ad", "b ad"),
+        ("a\ud800b", "a b"),
+        ("null", "null"),
+        ("NA", "na"),
+        ("nan", "nan"),
+        ("true", "true"),
+        ("1", "1"),
+        ("#", ""),
+        ("\u3164\u200d", ""),
+        ("", ""),
+    ],
+)
+def test_id(text: str, tag: str) -> None:
+    assert normalise_tag(text) == tag
+
+
+def flag(region: str) -> str:
+    """A black flag, the region in invisible letters, and the invisible end mark."""
+    return "🏴" + "".join(chr(0xE0000 + ord(letter)) for letter in region) + chr(0xE007F)
+
+
+def test_emoji_keep_the_invisible_characters_that_carry_meaning() -> None:
+    family, scotland, wales = "👩\u200d👧", flag("gbsct"), flag("gbwls")
+    assert [normalise_tag(emoji) for emoji in (family, scotland, wales)] == [family, scotland, wales]
+    assert normalise_tag("می\u200cخواهم") == "می\u200cخواهم"
+    assert normalise_tag("sea\u200d\u200cside") == "seaside"
+    # Same emoji, typed on different phones.
+    assert normalise_tag("❤\ufe0f") == normalise_tag("❤") == "❤"
+    assert display_form("❤\ufe0f") == "❤\ufe0f"
+
+
+@hypothesis.given(texts)
+def test_id_is_one_clean_line(text: str) -> None:
+    tag = normalise_tag(text)
+    assert normalise_tag(tag) == tag
+    assert not tag.startswith(("#", " "))
+    assert not tag.endswith(" ")
+    assert len(tag.splitlines()) <= 1
+    assert all(unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") for character in tag)
+
+
+@hypothesis.given(texts)
+def test_display_form_is_a_way_to_write_the_tag(text: str) -> None:
+    display = display_form(text)
+    assert normalise_tag(display) == normalise_tag(text)
+    assert bool(display) == bool(normalise_tag(text))
+    assert len(display.splitlines()) <= 1
+    assert display == unicodedata.normalize("NFC", display)
+
+
+@hypothesis.given(texts)
+def test_canonically_equivalent_texts_are_one_tag(text: str) -> None:
+    assert normalise_tag(unicodedata.normalize("NFD", text)) == normalise_tag(text)
+
+
+def test_display_form_keeps_case_and_punctuation() -> None:
+    assert display_form(" ##New \t York! ") == "New York!"
+    assert display_form("cafe\u0301") == "café"
+
+
+PHOTOS = [["#Sea", "sea", "Sky"], ["Sea", "NA"], ["Sea", "sky", ""], ["SEA", "#"]]
+
+
+def test_vocabulary_worked_by_hand() -> None:
+    vocabulary = build_vocabulary(PHOTOS)
+    assert vocabulary.tags == ("sea", "sky", "na")
+    # Sea: written Sea on three photos, sea and SEA on one; Sky and sky tie, and S comes first.
+    assert vocabulary.displays == ("Sea", "Sky", "NA")
+    assert len(vocabulary) == 3
+    assert vocabulary.index == {"sea": 0, "sky": 1, "na": 2}
+    assert vocabulary.sha256 == hashlib.sha256(b"sea\nsky\nna").hexdigest()
+    assert vocabulary.encode(["NA", "unknown", "#sea", "ＳＥＡ", "#"]) == (0, 2)
+    assert vocabulary.encode([]) == ()
+
+
+def test_ties_are_in_code_point_order() -> None:
+    assert build_vocabulary([["é", "z", "a", "b"], ["b"]]).tags == ("b", "a", "z", "é")
+
+
+def test_pruning() -> None:
+    assert build_vocabulary(PHOTOS, min_images=2).tags == ("sea", "sky")
+    assert build_vocabulary(PHOTOS, only=["#NA", "Sky", "sky"]).tags == ("sky", "na")
+    assert build_vocabulary(PHOTOS, only=["NA", "Sky"], min_images=2).tags == ("sky",)
+    assert len(build_vocabulary([])) == 0
+
+
+def test_unknown_name_in_only() -> None:
+    photos = [["mountain", "mountains", "fountain", "maintain", "sea"]]
+    with pytest.raises(UsageError) as caught:
+        build_vocabulary(photos, only=["Mountian", "sea", "zebra"])
+    message = str(caught.value)
+    assert message.startswith("--only-tags: no photo has the tag 'Mountian' (nor 1 more of the list) -- did you mean")
+    assert message.count("' or '") == 2
+    assert "'mountain'" in message
+    with pytest.raises(UsageError, match=r"no photo has the tag '#' -- leave it out"):
+        build_vocabulary(photos, only=["#"])
+
+
+def test_inconsistent_vocabulary() -> None:
+    with pytest.raises(ValueError, match="2 tags, 1 unique, 2 displays"):
+        TagVocabulary(("a", "a"), ("a", "a"))
+    with pytest.raises(ValueError, match="1 tags, 1 unique, 0 displays"):
+        TagVocabulary(("a",), ())
+
+
+@hypothesis.given(st.lists(st.lists(texts, max_size=5), max_size=5))
+def test_save_and_load_round_trip(tmp_path_factory: pytest.TempPathFactory, tag_lists: list[list[str]]) -> None:
+    vocabulary = build_vocabulary(tag_lists)
+    labels = tmp_path_factory.mktemp("vocabulary") / "tags.labels.txt"
+    vocabulary.save(labels)
+    loaded = TagVocabulary.load(labels)
+    assert loaded == vocabulary
+    assert loaded.sha256 == vocabulary.sha256
+    for texts_of_photo in tag_lists:
+        ids = {loaded.tags[index] for index in loaded.encode(texts_of_photo)}
+        assert ids == {normalise_tag(text) for text in texts_of_photo} - {""}
+
+
+@pytest.mark.parametrize("name", ["tags.labels.txt", "tags.txt"])
+def test_files(tmp_path: Path, name: str) -> None:
+    build_vocabulary(PHOTOS).save(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"sea\nsky\nna\n"
+    assert (tmp_path / "tags.display.txt").read_bytes() == b"Sea\nSky\nNA\n"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_ids_stand_in_for_missing_display_forms(tmp_path: Path) -> None:
+    labels = tmp_path / "tags.labels.txt"
+    labels.write_bytes(b"sea\nsky")
+    assert TagVocabulary.load(labels) == TagVocabulary(("sea", "sky"), ("sea", "sky"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "displays", "message"),
+    [
+        (b"sea\nSky\n", b"", r"tags\.labels\.txt, line 2: 'Sky' is not a normalised tag, expected 'sky' -- restore"),
+        (b"sea\r\n", b"", r"line 1: 'sea\\r' is not a normalised tag, expected 'sea'"),
+        (b"sea\n\nsky\n", b"", r"line 2: '' is not a normalised tag, expected a tag"),
+        (b"sea\nsky\nsea\n", b"", r"line 3: the tag 'sea' stands in line 1 too"),
+        (b"sea\nsky\n", b"Sea\n", r"tags\.display\.txt: 1 lines, but tags\.labels\.txt has 2"),
+        (b"sea\n\xff\n", b"", r"tags\.labels\.txt: not UTF-8 text at byte offset 4"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, labels: bytes, displays: bytes, message: str) -> None:
+    (tmp_path / "tags.labels.txt").write_bytes(labels)
+    (tmp_path / "tags.display.txt").write_bytes(displays)
+    with pytest.raises(UserError, match=message):
+        TagVocabulary.load(tmp_path / "tags.labels.txt")
+
+
+def test_missing_labels(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tags\.labels\.txt: cannot be read: No such file"):
+        TagVocabulary.load(tmp_path / "tags.labels.txt")
+
+
+@hypothesis.given(st.lists(st.lists(st.integers(0, 6), unique=True, max_size=7), min_size=1, max_size=20))
+def test_statistics_agree_with_numpy(encoded: list[list[int]]) -> None:
+    statistics = tag_statistics(iter(encoded), n_tags=7)
+    lengths = np.array([len(tags) for tags in encoded])
+    assert statistics.images == len(encoded)
+    assert statistics.images_without_tags == np.count_nonzero(lengths == 0)
+    assert statistics.min_tags == lengths.min()
+    assert statistics.max_tags == lengths.max()
+    assert statistics.mean_tags == pytest.approx(lengths.mean())
+    assert statistics.median_tags == np.median(lengths)
+    expected = np.bincount([tag for tags in encoded for tag in tags], minlength=7)
+    np.testing.assert_array_equal(statistics.counts, expected)
+    assert statistics.counts.dtype == np.int64
+    assert statistics.unique_tags == np.count_nonzero(expected)
+
+
+@hypothesis.given(st.lists(st.lists(st.integers(0, 6), unique=True), max_size=9), st.integers(0, 9))
+def test_statistics_of_parts_add_up(encoded: list[list[int]], cut: int) -> None:
+    whole = tag_statistics(encoded, n_tags=7)
+    parts = tag_statistics(encoded[:cut], n_tags=7) + tag_statistics(encoded[cut:], n_tags=7)
+    assert parts.to_json() == whole.to_json()
+
+
+def test_statistics_survive_json() -> None:
+    statistics = tag_statistics([(0, 2), (), (2,)], n_tags=4)
+    text = json.dumps(statistics.to_json())
+    assert json.loads(text) == {
+        "images": 3,
+        "images_without_tags": 1,
+        "unique_tags": 2,
+        "min_tags": 0,
+        "mean_tags": 1.0,
+        "median_tags": 1.0,
+        "max_tags": 2,
+        "histogram": [1, 1, 1],
+        "counts": [1, 0, 2, 0],
+    }
+    assert TagStatistics.from_json(json.loads(text)).to_json() == statistics.to_json()
+
+
+def test_statistics_of_nothing() -> None:
+    statistics = tag_statistics([], n_tags=2)
+    assert (statistics.images, statistics.images_without_tags, statistics.unique_tags) == (0, 0, 0)
+    assert (statistics.min_tags, statistics.mean_tags, statistics.median_tags, statistics.max_tags) == (0, 0, 0, 0)
+
+
+def test_statistics_refuse_what_cannot_be() -> None:
+    for index in (-1, 2):
+        with pytest.raises(ValueError, match=rf"tag index {index} is outside 0 \.\. 1"):
+            tag_statistics([(index,)], n_tags=2)
+    with pytest.raises(ValueError, match="statistics of 1 and of 2 tags cannot be added"):
+        _ = tag_statistics([], n_tags=1) + tag_statistics([], n_tags=2)
+
+
+def test_harrison(shared_data: Path) -> None:
+    """The published figures of the HARRISON labels: 57,383 images, 997 tags, mean 4.5, median 4, most frequent love."""
+    path = shared_data / "harrison" / "tag_list.txt"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    tag_lists = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    vocabulary = build_vocabulary(tag_lists)
+    statistics = tag_statistics(map(vocabulary.encode, tag_lists), len(vocabulary))
+    assert statistics.images == 57_383
+    assert len(vocabulary) == statistics.unique_tags == 997
+    assert (round(statistics.mean_tags, 3), statistics.median_tags) == (4.544, 4)
+    assert (statistics.min_tags, statistics.max_tags) == (1, 10)
+    assert vocabulary.tags[:6] == ("love", "friend", "beach", "family", "yellow", "girl")
+    assert statistics.counts[:6].tolist() == [5892, 3646, 3025, 2966, 2667, 2614]
