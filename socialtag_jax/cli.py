@@ -9,20 +9,15 @@ import json
 import logging
 import operator
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from socialtag_jax.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from socialtag_jax.evaluate import Scorer
-    from socialtag_jax.parallel import Devices
     from socialtag_jax.sources.photo import Photo
     from socialtag_jax.tags import TagStatistics, TagVocabulary
-
-_IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"])
-_PREDICT_BATCH = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -326,13 +321,17 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from socialtag_jax.evaluate import evaluate, table, write_results
     from socialtag_jax.parallel import Devices
+    from socialtag_jax.scorers import bundle_scorer, run_scorer
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.tagger import is_bundle
 
     dataset = open_dataset(options.dataset)
     dataset.split(options.split)
     bundle = is_bundle(options.model)
-    scorer = _bundle_scorer(options.model) if bundle else _run_scorer(options.model, options.checkpoint, Devices())
+    if bundle:
+        scorer = bundle_scorer(options.model)
+    else:
+        scorer = run_scorer(options.model, options.checkpoint, Devices(), log=log)
     default = options.model.with_name(f"{options.model.name}-evaluation") if bundle else options.model / "evaluation"
     output = options.output or default / options.split
     result = evaluate(scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr)
@@ -344,38 +343,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(table(result.summary))
     log(f"written to {output}")
     return 0
-
-
-def _bundle_scorer(bundle: Path) -> "Scorer":
-    from socialtag_jax.config import Suggestion
-    from socialtag_jax.evaluate import Scorer
-    from socialtag_jax.tagger import Tagger
-
-    tagger = Tagger.load(bundle)
-    return Scorer(
-        name=f"bundle {bundle}",
-        vocabulary=tagger.vocabulary,
-        input_size=tagger.input_size,
-        suggestion=Suggestion(tagger.threshold, tagger.max_tags),
-        devices=1,
-        score=lambda images: tagger.probabilities(images[0]),
-    )
-
-
-def _run_scorer(run: Path, checkpoint: str, devices: "Devices") -> "Scorer":
-    from socialtag_jax import trained
-    from socialtag_jax.evaluate import Scorer
-
-    model = trained.load(run, checkpoint, devices, log=log)
-    experiment = model.config.experiment
-    return Scorer(
-        name=f"run {run}, step {model.step}",
-        vocabulary=model.vocabulary,
-        input_size=experiment.model.input_size,
-        suggestion=experiment.suggestion,
-        devices=len(devices),
-        score=trained.scorer(model, devices),
-    )
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -391,80 +358,27 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from socialtag_jax import predict
     from socialtag_jax.tagger import Tagger
 
     if options.threshold is not None and not 0 <= options.threshold < 1:
         raise UsageError(f"{options.threshold}: expected 0 to below 1", where="--threshold")
-    photos = list(_find_photos(options.photos))
+    photos = predict.find_photos(options.photos)
     tagger = Tagger.load(options.bundle)
-    results, failures = [], 0
-    for start in range(0, len(photos), _PREDICT_BATCH):
-        found, failed = _predict_batch(tagger, photos[start : start + _PREDICT_BATCH], options)
-        results.extend(found)
-        failures += failed
+    results = predict.predict(tagger, photos, threshold=options.threshold, max_tags=options.max_tags, log=log)
     if options.json:
         print(json.dumps(results, ensure_ascii=False))
     elif options.csv:
-        _write_predictions(options.csv, results)
+        predict.write_csv(results, options.csv)
         log(f"written to {options.csv}")
     else:
         for result in results:
             tags = "  ".join(f"{one['display']} {one['confidence']:.2f}" for one in result["tags"])
             print(f"{result['path']}: {tags or '(no tag over the threshold)'}")
-    if failures:
-        log(f"{failures} of {len(photos)} photos could not be read")
-    return 1 if failures else 0
-
-
-def _predict_batch(tagger: Any, photos: Sequence[Path], options: argparse.Namespace) -> tuple[list[Any], int]:
-    import numpy as np
-
-    from socialtag_jax.shards.images import ImageError
-
-    readable, images = [], []
-    for photo in photos:
-        try:
-            images.append(tagger.pixels(photo))
-            readable.append(photo)
-        except ImageError as error:
-            log(f"socialtag: error: {error}")
-    found = []
-    if readable:
-        for photo, row in zip(readable, tagger.probabilities(np.stack(images)), strict=True):
-            tags = [
-                {"tag": one.tag, "display": one.display, "confidence": round(one.confidence, 6)}
-                for one in tagger.choose(row, options.threshold, options.max_tags)
-            ]
-            found.append({"path": str(photo), "tags": tags})
-    return found, len(photos) - len(readable)
-
-
-def _find_photos(paths: Iterable[Path]) -> Iterable[Path]:
-    for path in paths:
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
-            if not found:
-                raise UserError("no image files in the folder", where=path)
-            yield from found
-        elif path.exists():
-            yield path
-        else:
-            raise UsageError("no such photo or folder", where=path)
-
-
-def _write_predictions(path: Path, results: Sequence[Any]) -> None:
-    import csv
-    import io
-
-    from socialtag_jax import files
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "tag", "display", "confidence"))
-    for result in results:
-        for one in result["tags"]:
-            writer.writerow((result["path"], one["tag"], one["display"], one["confidence"]))
-    files.write_text(path, text.getvalue())
+    unreadable = len(photos) - len(results)
+    if unreadable:
+        log(f"{unreadable} of {len(photos)} photos could not be read")
+    return 1 if unreadable else 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from socialtag_jax import files, tagger
 from socialtag_jax.errors import UserError
@@ -54,7 +54,8 @@ def _write_bundle(trained: TrainedModel, folder: Path) -> None:
     exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
     (folder / tagger.STABLEHLO).write_bytes(exported.serialize())
     tensors = {f"{layer}/{name}": leaf for layer, leaves in params.items() for name, leaf in leaves.items()}
-    save_file(tensors, folder / tagger.PARAMS, metadata={"format": "socialtag-jax", "layout": "kernels H,W,I,O"})
+    metadata = {"format": "socialtag-jax", "layout": "kernels H,W,I,O"}
+    (folder / tagger.PARAMS).write_bytes(save(tensors, metadata))
     trained.vocabulary.save(folder / tagger.TAGS)
     description = {
         "format_version": tagger.FORMAT_VERSION,

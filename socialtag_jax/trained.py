@@ -4,12 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from socialtag_jax import checkpoints, run_folder
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.model import Params, TagPredictor, param_shapes, tag_logits
+from socialtag_jax.model import Params, TagPredictor, param_shapes
 from socialtag_jax.parallel import Devices
 from socialtag_jax.run_folder import RunConfig
 from socialtag_jax.steps import build_model
@@ -73,18 +70,3 @@ def _step(saved: checkpoints.RunCheckpoints, checkpoint: str) -> int:
         return int(checkpoint)
     known = ", ".join(map(str, saved.steps))
     raise UsageError(f"{checkpoint!r}: expected best, latest or one of the steps {known}", where="--checkpoint")
-
-
-def scorer(trained: TrainedModel, devices: Devices) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 [devices, rows, size, size, 3] -> probabilities, float32 [devices * rows, n_tags], on all devices."""
-
-    def score(params: Params, images: jax.Array) -> jax.Array:
-        return jax.nn.sigmoid(tag_logits(trained.model, params, images))
-
-    step = devices.compile_eval_step(score)
-
-    def run(images: np.ndarray) -> np.ndarray:
-        outputs = jax.device_get(step(trained.params, devices.shard(images)))
-        return outputs.reshape(-1, outputs.shape[-1])
-
-    return run

@@ -1,0 +1,316 @@
+"""The loop on four simulated devices: runs, resumes to the bit, refuses what does not fit; evaluation and export."""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from socialtag_jax import Tagger, trained
+from socialtag_jax.checkpoints import RunCheckpoints, like
+from socialtag_jax.config import Augmentation, Checkpoints, Experiment, Input, Model, Optimizer, Stage
+from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.evaluate import evaluate
+from socialtag_jax.export import export_bundle
+from socialtag_jax.parallel import Devices
+from socialtag_jax.scorers import run_scorer
+from socialtag_jax.shards.dataset import Dataset, open_dataset
+from socialtag_jax.train import Position, Trainer, TrainResult
+from tests.photos import colour_rows, photo_folder, prepared
+
+EXPERIMENT = Experiment(
+    name="colours",
+    weights="random",
+    model=Model(input_size=48, hidden_units=32),
+    optimizer=Optimizer(learning_rate=1e-3),
+    input=Input(batch_size=8, eval_batch_size=8),
+    stages=(Stage(epochs=2, freeze_layers=19), Stage(epochs=1, freeze_layers=16, learning_rate=1e-4)),
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photo_folder(tmp_path_factory.mktemp("source"), colour_rows(30))
+
+
+@pytest.fixture(scope="module")
+def dataset(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(prepared(source, tmp_path_factory.mktemp("data")).folder)
+
+
+def train(
+    experiment: Experiment, dataset: Dataset, workdir: Path, log: Callable[[str], None] = lambda _: None
+) -> TrainResult:
+    return Trainer(experiment, dataset, workdir, devices=Devices(), log=log, stream=io.StringIO()).run()
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A finished run, and what it said."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    lines: list[str] = []
+    result = train(EXPERIMENT, dataset, workdir, lines.append)
+    assert dataclasses.astuple(result.position)[:4] == (1, 1, 3, 9)
+    return workdir, lines
+
+
+def metrics_of(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def arrays_of(workdir: Path, step: int) -> dict[str, bytes]:
+    model = trained.load(workdir, str(step), Devices(), log=lambda _: None)
+    return {
+        f"{layer}/{name}": np.asarray(leaf).tobytes()
+        for layer, one in model.params.items()
+        for name, leaf in one.items()
+    }
+
+
+def test_run_folder(run: tuple[Path, list[str]]):
+    workdir, _ = run
+    lines = metrics_of(workdir)
+    assert [(line["step"], line["epoch"]) for line in lines if line["kind"] == "validation"] == [(3, 1), (6, 2), (9, 3)]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["device"] == {"platform": "cpu", "kind": "cpu", "count": 4}
+    assert config["experiment"]["stages"][1]["freeze_layers"] == 16
+    assert config["versions"]["jax"] == jax.__version__
+    assert list((workdir / "tensorboard").iterdir())
+    assert {"6", "9"} <= {path.name for path in (workdir / "checkpoints").iterdir()}
+
+
+def test_what_is_said_before_the_first_step(run: tuple[Path, list[str]]):
+    text = "\n".join(run[1])
+    assert "devices: 4 x cpu (cpu)" in text
+    assert "24 training and 3 validation images, 4 tags" in text
+    trainable = 512 * 32 + 32 + 32 * 4 + 4
+    assert f"first 19 of 19 layers frozen, learning rate 0.001, {trainable:,} of {14_714_688 + trainable:,}" in text
+    assert "GFLOPs an image at 48 px, float32" in text
+    assert "estimated time:" in text
+
+
+def test_frozen_layers_are_those_of_the_start(run: tuple[Path, list[str]]):
+    """After both stages, block5_conv1 and all below it are as they were drawn."""
+    from socialtag_jax.model import init_params
+    from socialtag_jax.steps import build_model
+
+    start = init_params(build_model(EXPERIMENT, 4, "cpu"), jax.random.key(EXPERIMENT.seed), 48)
+    end = arrays_of(run[0], 9)
+    moved = {
+        name
+        for name, data in end.items()
+        if np.asarray(start[name.split("/")[0]][name.split("/")[1]]).tobytes() != data
+    }
+    assert {name.split("/")[0] for name in moved} == {"block5_conv2", "block5_conv3", "tags_hidden", "tags_logits"}
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    run: tuple[Path, list[str]], dataset: Dataset, tmp_path: Path, epoch: int
+):
+    """Stopped inside a stage, and between two."""
+
+    def interrupt(line: str) -> None:
+        if line.startswith(f"epoch {epoch}:"):
+            raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        train(EXPERIMENT, dataset, tmp_path / "run", interrupt)
+    lines: list[str] = []
+    train(EXPERIMENT, dataset, tmp_path / "run", lines.append)
+    assert f"continuing after epoch {epoch}, step {3 * epoch}" in lines
+    assert arrays_of(tmp_path / "run", 9) == arrays_of(run[0], 9)
+    timed = ("images_per_second", "data_wait_share")
+    whole, again = (
+        [{key: value for key, value in line.items() if key not in timed} for line in metrics_of(folder)]
+        for folder in (run[0], tmp_path / "run")
+    )
+    assert whole == again
+
+
+def test_a_finished_run_is_left_alone_and_more_epochs_go_on(run: tuple[Path, list[str]], dataset: Dataset):
+    before = arrays_of(run[0], 9)
+    assert train(EXPERIMENT, dataset, run[0]).summary == {}
+    assert arrays_of(run[0], 9) == before
+
+
+def test_another_configuration_is_refused(run: tuple[Path, list[str]], dataset: Dataset):
+    other = dataclasses.replace(EXPERIMENT, optimizer=Optimizer(learning_rate=0.5))
+    with pytest.raises(UserError, match=r"started with optimizer\.learning_rate = 0\.001, now it is 0\.5"):
+        train(other, dataset, run[0])
+
+
+def test_another_data_set_is_refused(run: tuple[Path, list[str]], source: Path, tmp_path: Path):
+    other = open_dataset(prepared(source, tmp_path, seed=7).folder)
+    with pytest.raises(UserError, match="trained on another data set"):
+        train(EXPERIMENT, other, run[0])
+
+
+def test_a_folder_with_other_things_is_refused(dataset: Dataset, tmp_path: Path):
+    (tmp_path / "letter.txt").write_text("hello")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        train(EXPERIMENT, dataset, tmp_path)
+
+
+def test_batch_must_divide(dataset: Dataset, tmp_path: Path):
+    odd = dataclasses.replace(EXPERIMENT, input=Input(batch_size=6))
+    with pytest.raises(UsageError, match=r"--input\.batch-size: 6 images do not divide among 4 devices"):
+        train(odd, dataset, tmp_path / "run")
+
+
+def test_a_diverged_run_stops_with_its_step(dataset: Dataset, tmp_path: Path):
+    wild = dataclasses.replace(
+        EXPERIMENT, stages=(Stage(epochs=9, freeze_layers=0),), optimizer=Optimizer(learning_rate=1e30)
+    )
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) in step \d+, epoch 1"):
+        train(wild, dataset, tmp_path / "run")
+
+
+def test_position():
+    """Early stopping by hand: losses 3, 2, 2.5, nan with patience 2."""
+    stage, position = Stage(epochs=9), Position()
+    history = []
+    for step, loss in enumerate([3.0, 2.0, 2.5, float("nan")], start=1):
+        position = position.after_epoch(step, loss)
+        history.append((position.best_loss, position.stale_epochs, position.ended(stage, patience=2)))
+    assert history == [(3.0, 0, False), (2.0, 0, False), (2.0, 1, False), (2.0, 2, True)]
+    assert not position.ended(stage, patience=0)
+    assert position.next_stage() == Position(stage=1, epoch=4, step=4)
+
+
+def test_checkpoints_keep_latest_and_best(tmp_path: Path):
+    """Losses by step: the best is kept beside the two newest, and one that is no number is never the best."""
+    devices = Devices(jax.local_devices()[:1])
+    params = devices.replicate({"layer": {"kernel": np.arange(4, dtype=np.float32)}})
+    with RunCheckpoints(tmp_path / "checkpoints", Checkpoints(), log=lambda _: None) as saved:
+        for step, loss in enumerate([float("nan"), 0.5, 0.9, float("nan"), 0.8], start=1):
+            saved.save(step, params, {"count": np.int32(step)}, {"step": step}, loss)
+        assert saved.best_step() == 2
+    with RunCheckpoints(tmp_path / "checkpoints", None, log=lambda _: None) as saved:
+        assert saved.steps == [2, 4, 5]
+        assert (saved.best_step(), saved.latest_step()) == (2, 5)
+        assert saved.meta(4) == {"step": 4}
+        restored = saved.restore_params(5, like(params, devices.replicated))
+        np.testing.assert_array_equal(restored["layer"]["kernel"], np.arange(4))
+        wrong = {"layer": {"kernel": np.zeros((2, 2), np.float32)}}
+        with pytest.raises(UserError, match="does not fit the model or is damaged"):
+            saved.restore_params(5, like(wrong, devices.replicated))
+
+
+def test_restored_on_fewer_devices(run: tuple[Path, list[str]]):
+    one = trained.load(run[0], "latest", Devices(jax.local_devices()[:1]), log=lambda _: None)
+    assert len(one.params["tags_logits"]["kernel"].devices()) == 1
+
+
+@pytest.mark.parametrize("checkpoint", ["7", "newest"])
+def test_unknown_checkpoint(run: tuple[Path, list[str]], checkpoint: str):
+    with pytest.raises(UsageError, match=r"--checkpoint: .* expected best, latest or one of the steps"):
+        trained.load(run[0], checkpoint, Devices(), log=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def bundle(run: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("bundles") / "colours"
+    export_bundle(trained.load(run[0], "latest", Devices(), log=lambda _: None), output)
+    return output
+
+
+def test_evaluation_is_exact_for_every_batch_size(run: tuple[Path, list[str]], dataset: Dataset):
+    results = []
+    for batch_size in (4, 16):
+        scorer = run_scorer(run[0], "latest", Devices(), log=lambda _: None)
+        results.append(evaluate(scorer, dataset, "train", batch_size=batch_size, threads=2, stream=io.StringIO()))
+    np.testing.assert_allclose(results[0].probabilities, results[1].probabilities, atol=1e-6)
+    for name in ("f1", "recall", "precision"):
+        one, other = (result.summary["scores"]["model"][name] for result in results)
+        assert one == pytest.approx(other)
+    assert results[0].summary["images"] == 24
+
+
+def test_tagger_equals_the_training_side(run: tuple[Path, list[str]], bundle: Path, source: Path, dataset: Dataset):
+    """On the photo files themselves: the whole way from file to probability is the same."""
+    tagger = Tagger.load(bundle)
+    scorer = run_scorer(run[0], "latest", Devices(), log=lambda _: None)
+    result = evaluate(scorer, dataset, "test", batch_size=8, threads=1, stream=io.StringIO())
+    paths = [source / name for name in result.labels.image_ids]
+    images = np.stack([tagger.pixels(path) for path in paths])
+    np.testing.assert_allclose(tagger.probabilities(images), result.probabilities, atol=1e-5)
+    many = tagger.suggest(paths, threshold=0.0)
+    for path, tags in zip(paths, many, strict=True):
+        (alone,) = tagger.suggest(path, threshold=0.0)
+        assert [one.tag for one in alone] == [one.tag for one in tags]
+        np.testing.assert_allclose([one.confidence for one in alone], [one.confidence for one in tags], atol=1e-5)
+
+
+def test_tagger_takes_arrays_and_checks_them(bundle: Path):
+    tagger = Tagger.load(bundle)
+    image = np.full((60, 90, 3), 200, np.uint8)
+    assert len(tagger.suggest([image, image], threshold=0.0, max_tags=2)[1]) == 2
+    with pytest.raises(UserError, match=r"photo array: expected RGB pixels as uint8"):
+        tagger.suggest(image.astype(np.float32))
+    with pytest.raises(UserError, match="expected images as uint8"):
+        tagger.probabilities(image[None])
+
+
+def test_tagger_imports_nothing_of_training(bundle: Path):
+    code = (
+        "import sys; from socialtag_jax import Tagger; import numpy as np\n"
+        f"print(len(Tagger.load({str(bundle)!r}).suggest(np.zeros((50, 50, 3), np.uint8), threshold=0.0)[0]))\n"
+        "print(sorted({'flax', 'optax', 'orbax', 'grain', 'tensorflow_datasets', 'tyro'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[:2] == ["4", "[]"]
+
+
+def test_bundle_files(bundle: Path):
+    from safetensors.numpy import load_file
+
+    description = json.loads((bundle / "tagger.json").read_text())
+    assert set(description["files"]) == {path.name for path in bundle.iterdir()} - {"tagger.json"}
+    assert description["provenance"]["checkpoint_step"] == 9
+    tensors = load_file(bundle / "params.safetensors")
+    assert tensors["block5_conv3/kernel"].shape == (3, 3, 512, 512)
+    assert (bundle / "tags.txt").read_text().split() == list(Tagger.load(bundle).vocabulary.tags)
+
+
+@pytest.mark.parametrize("name", ["tags.txt", "model.stablehlo", "params.safetensors"])
+def test_a_changed_bundle_is_refused(bundle: Path, name: str):
+    path = bundle / name
+    before = path.read_bytes()
+    try:
+        path.write_bytes(bytes([before[0] ^ 1]) + before[1:])
+        with pytest.raises(
+            UserError, match=rf"{name}: the file was changed: its SHA-256 is not what tagger\.json says"
+        ):
+            Tagger.load(bundle)
+    finally:
+        path.write_bytes(before)
+
+
+def test_export_never_overwrites(run: tuple[Path, list[str]], bundle: Path):
+    with pytest.raises(UserError, match="exists already"):
+        export_bundle(trained.load(run[0], "latest", Devices(), log=lambda _: None), bundle)
+
+
+def test_another_vocabulary_is_refused(run: tuple[Path, list[str]], source: Path, tmp_path: Path):
+    other = open_dataset(prepared(source, tmp_path, only_tags=("red", "blue")).folder)
+    scorer = run_scorer(run[0], "latest", Devices(), log=lambda _: None)
+    with pytest.raises(UserError, match="the data set's 2 tags are not the 4 tags"):
+        evaluate(scorer, other, "test", batch_size=8, threads=1, stream=io.StringIO())
+
+
+def test_augmented_training_runs(dataset: Dataset, tmp_path: Path):
+    experiment = dataclasses.replace(EXPERIMENT, augmentation=Augmentation(), stages=(Stage(epochs=1),))
+    assert train(experiment, dataset, tmp_path / "run").position.step == 3
