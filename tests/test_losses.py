@@ -1,5 +1,8 @@
 """The weighted loss against its definition in float64, and at its limits."""
 
+import importlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,3 +48,14 @@ def test_multi_hot_drops_padding():
     tag_ids = jnp.array([[0, 3, -1], [-1, -1, -1], [1, 2, 3]], jnp.int32)
     expected = [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 1]]
     np.testing.assert_array_equal(multi_hot(tag_ids, 4), expected)
+
+
+@pytest.mark.interop
+def test_against_tensorflow():
+    tf: Any = importlib.import_module("tensorflow")
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 5, 500), [-1e4, 1e4, 0.0, -80.0, 80.0]]).astype(np.float32)
+    z = rng.integers(0, 2, x.shape).astype(np.float32)
+    expected = tf.nn.weighted_cross_entropy_with_logits(labels=z, logits=x, pos_weight=10.0).numpy()
+    found = weighted_cross_entropy(jnp.asarray(x), jnp.asarray(z), 10.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)

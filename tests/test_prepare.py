@@ -20,7 +20,8 @@ from PIL import Image
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.shards import prepare as prepare_module
 from socialtag_jax.shards.dataset import Dataset, open_dataset
-from socialtag_jax.shards.images import canonical_jpeg
+from socialtag_jax.shards.example import Record
+from socialtag_jax.shards.images import canonical_jpeg, decode
 from socialtag_jax.shards.prepare import PrepareOptions
 from tests.photos import colour_rows, draw, photo_folder, prepared
 
@@ -245,18 +246,73 @@ def test_folders_without_our_files_count_as_made_by_tfds(dataset: Dataset, tmp_p
 
 @pytest.mark.interop
 def test_tensorflow_reads_equal_content(dataset: Dataset):
+    """`tfds.builder_from_directory(...).as_dataset()`: the same encoded images, ids and tags, and pixels that fit."""
     tfds: Any = importlib.import_module("tensorflow_datasets")
     builder = tfds.builder_from_directory(dataset.folder)
     for split in dataset.splits:
         records = dataset.records(split)
         ours = {records[index].image_id: records[index] for index in range(len(records))}
-        examples = list(tfds.as_numpy(builder.as_dataset(split=split)))
-        assert len(examples) == len(ours)
-        for example in examples:
-            record = ours[example["image_id"].decode()]
-            assert tuple(example["tags"].tolist()) == record.tags
-            with Image.open(io.BytesIO(record.image)) as image:
-                assert np.abs(np.asarray(image).astype(int) - example["image"]).max() <= 2  # two JPEG decoders
+        as_written = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        theirs = {
+            example["image_id"].decode(): Record(
+                example["image"], example["image_id"].decode(), tuple(example["tags"].tolist())
+            )
+            for example in tfds.as_numpy(as_written)
+        }
+        assert theirs == ours
+        for example in tfds.as_numpy(builder.as_dataset(split=split)):
+            with Image.open(io.BytesIO(ours[example["image_id"].decode()].image)) as image:
+                # Two JPEG decoders, which enlarge the colour of noise in two ways.
+                assert np.abs(np.asarray(image).astype(int) - example["image"]).mean() < 3
+
+
+@pytest.mark.interop
+def test_what_tfds_wrote_is_read_here(dataset: Dataset, tmp_path: Path):
+    """Records, tags and statistics of a data set that TFDS stored by itself."""
+    tf: Any = importlib.import_module("tensorflow")
+    tfds: Any = importlib.import_module("tensorflow_datasets")
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "image_id": tfds.features.Text(),
+            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=["sea", "sun", "sand"])),
+        }
+    )
+    records = dataset.records("train")
+    images = [np.array(Image.open(io.BytesIO(records[index].image))) for index in range(6)]
+
+    def examples() -> Any:
+        for number, image in enumerate(images):
+            yield {
+                "image": image,
+                "image_id": f"{number}.jpg",
+                "tags": np.array([2, 0] if number % 2 else [], np.int64),
+            }
+
+    signature = {
+        "image": tf.TensorSpec((None, None, 3), tf.uint8),
+        "image_id": tf.TensorSpec((), tf.string),
+        "tags": tf.TensorSpec((None,), tf.int64),
+    }
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="beach",
+        version="2.0.0",
+        features=features,
+        split_datasets={"train": tf.data.Dataset.from_generator(examples, output_signature=signature)},
+        data_dir=tmp_path,
+        disable_shuffling=True,
+    )
+    opened = open_dataset(tmp_path)
+    assert opened.name == "beach/2.0.0"
+    assert opened.vocabulary.tags == ("sea", "sun", "sand")
+    found = opened.records("train")
+    by_id = {found[index].image_id: found[index] for index in range(len(found))}
+    assert {name: record.tags for name, record in by_id.items()} == {
+        f"{number}.jpg": (0, 2) if number % 2 else () for number in range(6)
+    }
+    assert opened.statistics["train"].counts.tolist() == [3, 0, 3]
+    for number, image in enumerate(images):
+        assert np.abs(decode(by_id[f"{number}.jpg"].image, 64).astype(int) - image).mean() < 3
 
 
 def test_manifest_lists_everything(dataset: Dataset):

@@ -1,6 +1,8 @@
 """The framing against published check values, random access against what was written, and every kind of damage."""
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +127,14 @@ def test_wrong_record_count_is_found(shard: Path):
 def test_missing_shard_is_named(tmp_path: Path):
     with pytest.raises(CorruptShardError, match="nothing-here: the shard is missing"):
         RecordSource([tmp_path / "nothing-here"])
+
+
+@pytest.mark.interop
+def test_tensorflow_reads_the_shard_and_we_read_tensorflows(shard: Path, tmp_path: Path):
+    tf: Any = importlib.import_module("tensorflow")
+    records = [b"first", b"", b"third" * 100]
+    assert list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()) == records
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
+        for record in records:
+            writer.write(record)
+    assert (tmp_path / "theirs").read_bytes() == shard.read_bytes()
