@@ -265,18 +265,18 @@ def test_damaged_member_of_an_archive(params: ConvolutionParams, folder: Path) -
     with path.open("r+b") as file:
         file.seek(1_000_000)
         file.write(b"\0\1\2\3")
-    refusal(path, "cannot be read as npz", "CRC")
+    refusal(path, "cannot be read as a .keras or .npz archive", "CRC")
 
 
 def test_keras_archive_whose_weights_are_not_hdf5(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "vgg16.keras", "w") as archive:
         archive.writestr("config.json", '{"class_name": "Functional", "config": {"layers": []}}')
         archive.writestr("model.weights.h5", "text")
-    refusal(tmp_path / "vgg16.keras", "cannot be read as HDF5")
+    refusal(tmp_path / "vgg16.keras", "cannot be read as a .keras or .npz archive", "file signature not found")
     with zipfile.ZipFile(tmp_path / "vgg16.keras", "w") as archive:
         archive.writestr("config.json", "[]")
         archive.writestr("model.weights.h5", "text")
-    refusal(tmp_path / "vgg16.keras", "cannot be read as a .keras archive")
+    refusal(tmp_path / "vgg16.keras", "cannot be read as a .keras or .npz archive")
 
 
 def test_unknown_archive(tmp_path: Path) -> None:

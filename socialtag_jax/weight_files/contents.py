@@ -4,7 +4,6 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -56,8 +55,3 @@ def require_package(package: str, where: object) -> Any:
             where=where,
             hint="pip install 'socialtag-jax[weights]'",
         ) from None
-
-
-def damaged(path: Path, kind: str, error: Exception) -> UserError:
-    """The error for a file that starts like one of its kind and cannot be read."""
-    return UserError(f"cannot be read as {kind}, it may be cut short: {error}", where=path, hint="get the file again")

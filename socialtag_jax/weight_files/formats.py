@@ -4,15 +4,14 @@ A file's name decides only where its content cannot: ONNX has no signature.
 """
 
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from socialtag_jax.errors import UserError
-from socialtag_jax.weight_files.contents import WeightFile, damaged, is_head
+from socialtag_jax.weight_files.contents import WeightFile, is_head
 from socialtag_jax.weight_files.keras_hdf5 import read_hdf5, read_keras_zip
 from socialtag_jax.weight_files.onnx_graph import read_onnx
 from socialtag_jax.weight_files.torch_names import read_torch, uses_torch_names
@@ -33,24 +32,33 @@ def read(path: Path) -> WeightFile:
       UserError: no such file, a pickle, an unknown format, a damaged file, or a missing package.
     """
     try:
-        return _reader(path)(path)
+        kind, reader = _reader(path)
     except FileNotFoundError:
         raise UserError("no such file", where=path) from None
     except IsADirectoryError:
         raise UserError("is a folder, not a weight file", where=path) from None
     except PermissionError:
         raise UserError("no permission to read the file", where=path) from None
+    try:
+        return reader(path)
+    except UserError:
+        raise
+    except Exception as error:  # of a dozen kinds, from five libraries, that no list of ours would keep up with
+        raise UserError(
+            f"cannot be read as {kind}, it may be damaged or cut short: {error}", where=path, hint="get the file again"
+        ) from error
 
 
-def _reader(path: Path) -> Callable[[Path], WeightFile]:
+def _reader(path: Path) -> tuple[str, Callable[[Path], WeightFile]]:
+    """What a file is, in words, and the function that reads it."""
     with path.open("rb") as file:
         start = file.read(128)
     if start.startswith(_HDF5_START):
-        return read_hdf5
+        return "HDF5", read_hdf5
     if start.startswith(_ZIP_START):
-        return _zip_reader(path)
+        return "a .keras or .npz archive", _read_zip
     if _is_safetensors(start, path.stat().st_size):
-        return _read_safetensors
+        return "safetensors", _read_safetensors
     if start.startswith(_NPY_START) and b"|O" not in start:
         raise UserError("is a single NumPy array", where=path, hint="save an .npz with keys like block1_conv1/kernel")
     if start.startswith((*_PICKLE_STARTS, _NPY_START)):
@@ -59,7 +67,7 @@ def _reader(path: Path) -> Callable[[Path], WeightFile]:
     if suffix in _PICKLE_SUFFIXES:
         raise _pickle(path, f"is a pickle, going by its suffix {suffix}")
     if suffix == ".onnx":
-        return read_onnx
+        return "ONNX", read_onnx
     raise UserError(
         f"is no weight file of a known format: it starts with {start[:8]!r}", where=path, hint=f"supported: {SUPPORTED}"
     )
@@ -80,18 +88,15 @@ def _is_safetensors(start: bytes, size: int) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
-def _zip_reader(path: Path) -> Callable[[Path], WeightFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise damaged(path, "a zip archive (.keras, .npz)", error) from error
+def _read_zip(path: Path) -> WeightFile:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
     if any(member.rpartition("/")[2] == "data.pkl" for member in members):
         raise _pickle(path, "is a PyTorch checkpoint, a pickle inside a zip archive")
     if "model.weights.h5" in members:
-        return read_keras_zip
+        return read_keras_zip(path)
     if members and all(member.endswith(".npy") for member in members):
-        return _read_npz
+        return _read_npz(path)
     raise UserError(
         f"is a zip archive with no model.weights.h5 and no .npy arrays; it holds {', '.join(members[:5]) or 'nothing'}",
         where=path,
@@ -99,28 +104,24 @@ def _zip_reader(path: Path) -> Callable[[Path], WeightFile]:
     )
 
 
-def _read_safetensors(path: Path) -> WeightFile:
-    """Our own canonical file (`block1_conv1/kernel`), or torchvision's and timm's names."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            if uses_torch_names(names):
-                return read_torch(names, file.get_tensor, path)
-            return WeightFile({name: file.get_tensor(name) for name in _without_heads(names)}, kernel_axes="HWIO")
-    except (SafetensorError, TypeError, AttributeError) as error:
-        # The last two: a dtype that NumPy does not have.
-        raise damaged(path, "safetensors", error) from error
-
-
 def _read_npz(path: Path) -> WeightFile:
     """Keys as in our canonical file."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        try:
             return WeightFile({name: arrays[name] for name in _without_heads(arrays.files)}, kernel_axes="HWIO")
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        if "allow_pickle" in str(error):
+        except ValueError as error:
+            if "allow_pickle" not in str(error):
+                raise
             raise _pickle(path, "holds an array of Python objects, which is a pickle") from error
-        raise damaged(path, "npz", error) from error
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    """Our own canonical file (`block1_conv1/kernel`), or torchvision's and timm's names."""
+    with safe_open(path, framework="numpy") as file:
+        names = list(file.keys())
+        if uses_torch_names(names):
+            return read_torch(names, file.get_tensor, path)
+        return WeightFile({name: file.get_tensor(name) for name in _without_heads(names)}, kernel_axes="HWIO")
 
 
 def _without_heads(names: list[str]) -> list[str]:

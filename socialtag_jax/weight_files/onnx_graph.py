@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from socialtag_jax.errors import UserError
-from socialtag_jax.weight_files.contents import WeightFile, damaged, require_package
+from socialtag_jax.weight_files.contents import WeightFile, require_package
 from socialtag_jax.weight_files.torch_names import read_torch, uses_torch_names
 
 _KERAS_LAYER = re.compile(r"(?:^|/)(block\d+_conv\d+)(?:_\d+)?(?=[/:]|$)")
@@ -23,24 +22,18 @@ def read_onnx(path: Path) -> WeightFile:
     none of VGG16's is reported.
 
     Raises:
-      UserError: not ONNX, two tensors for one layer, batch normalisation, or the package is missing.
+      UserError: no model in it, two tensors for one layer, batch normalisation, or the package is missing.
     """
     onnx = require_package("onnx", path)
-    try:
-        # Values outside the file are read only for the tensors that are asked for, and never from outside its folder.
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except DecodeError as error:
-        raise damaged(path, "ONNX", error) from error
+    # Values outside the file are read only for the tensors that are asked for, and never from outside its folder.
+    graph = onnx.load(str(path), load_external_data=False).graph
     if not graph.node:
         raise UserError("is no ONNX model: it has no nodes", where=path, hint="get the file again")
     initialisers = {tensor.name: tensor for tensor in graph.initializer}
     kernels = [node.input[1] for node in graph.node if node.op_type == "Conv"]
 
     def load(name: str) -> np.ndarray:
-        try:
-            return onnx.numpy_helper.to_array(initialisers[name], base_dir=str(path.parent))
-        except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
-            raise UserError(f"tensor {name} cannot be read: {error}", where=path) from error
+        return onnx.numpy_helper.to_array(initialisers[name], base_dir=str(path.parent))
 
     if uses_torch_names(initialisers):
         return read_torch(_without_constants(initialisers, kernels), load, path)
