@@ -9,7 +9,7 @@ demo: .venv/demo.done
 test: .venv-test/test.done
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
-	.venv-test/bin/pyright
+	.venv-test/bin/pyright --pythonpath .venv-test/bin/python
 	.venv-test/bin/python -m pytest
 
 test-interop: .venv-interop/interop.done

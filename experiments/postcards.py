@@ -10,5 +10,5 @@ experiment = Experiment(
     model=Model(input_size=64),
     augmentation=Augmentation(enabled=False),
     optimizer=Optimizer(learning_rate=1e-3),
-    stages=(Stage(epochs=5, freeze_layers=19),),
+    stages=(Stage(epochs=7, freeze_layers=19),),
 )
