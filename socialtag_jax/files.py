@@ -1,11 +1,14 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and folders that one process at a time works in."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+from socialtag_jax.errors import UserError
 
 
 @contextlib.contextmanager
@@ -34,11 +37,33 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path` atomically, as UTF-8 and with its line ends as they are."""
-    write_bytes(path, text.encode())
+    """Writes `text` to `path` atomically, as UTF-8 and with its line ends as they are.
+
+    File names that are not UTF-8 come back as the bytes that they are.
+    """
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Makes `folder` and holds it against other processes; however this one ends, the hold ends with it.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another process is at work here", where=folder, hint="wait for it, or stop it") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -17,7 +17,8 @@ from socialtag_jax import augment
 from socialtag_jax.config import Augmentation
 from socialtag_jax.errors import UserError
 from socialtag_jax.shards.dataset import ParsedRecords
-from socialtag_jax.shards.images import ImageError, decode
+from socialtag_jax.shards.images import ImageError
+from socialtag_jax.shards.pixels import decode
 
 
 class Batch(TypedDict):

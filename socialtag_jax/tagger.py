@@ -12,7 +12,8 @@ import numpy as np
 
 from socialtag_jax import augment, files
 from socialtag_jax.errors import UserError
-from socialtag_jax.shards.images import ImageError, canonical_jpeg, decode
+from socialtag_jax.shards.images import ImageError, canonical_jpeg
+from socialtag_jax.shards.pixels import decode
 from socialtag_jax.tags import TagVocabulary
 
 FORMAT_VERSION = 1

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from socialtag_jax.shards.images import ImageError, canonical_jpeg, decode, jpeg_size
+from socialtag_jax.shards.images import ImageError, canonical_jpeg
+from socialtag_jax.shards.pixels import decode, jpeg_size
 
 ORANGE = (250, 140, 20)
 

@@ -10,7 +10,7 @@ from socialtag_jax.config import Augmentation
 from socialtag_jax.errors import UserError
 from socialtag_jax.input_pipeline import Batch, BatchShape, batch_count, eval_batches, train_batches
 from socialtag_jax.shards.dataset import Dataset, ParsedRecords, open_dataset
-from socialtag_jax.shards.images import decode
+from socialtag_jax.shards.pixels import decode
 from socialtag_jax.shards.tfrecord import CorruptShardError
 from tests.photos import colour_rows, photo_folder, prepared
 

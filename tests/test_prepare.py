@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,11 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from socialtag_jax import files
 from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.shards import chunks
 from socialtag_jax.shards import prepare as prepare_module
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.shards.example import Record
-from socialtag_jax.shards.images import canonical_jpeg, decode
+from socialtag_jax.shards.images import canonical_jpeg
+from socialtag_jax.shards.pixels import decode
 from socialtag_jax.shards.prepare import PrepareOptions
 from tests.photos import colour_rows, draw, photo_folder, prepared
 
@@ -98,15 +102,21 @@ def test_many_shards(source: Path, dataset: Dataset, tmp_path: Path, monkeypatch
 
 
 def test_rejects_are_listed_with_reasons(tmp_path: Path):
-    folder = photo_folder(
-        tmp_path / "in", {name: (["a"], None) for name in ("1.png", "2.png", "3.png", "4.png", "5.png")}
-    )
+    splits = {
+        "1.png": "test",
+        "2.png": "train",
+        "3.png": "train",
+        "4.png": "train",
+        "5.png": "train",
+        "6.png": "validation",
+    }
+    folder = photo_folder(tmp_path / "in", {name: (["a"], split) for name, split in splits.items()})
     (folder / "2.png").unlink()
     (folder / "3.png").write_bytes(b"")
     data = (folder / "4.png").read_bytes()
     (folder / "4.png").write_bytes(data[: len(data) // 2])
     result = prepared(folder, tmp_path / "out")
-    assert (result.photos, result.written, result.rejected) == (5, 2, 3)
+    assert (result.photos, result.written, result.rejected) == (6, 3, 3)
     with (result.folder / "rejects.csv").open(newline="") as file:
         rejects = {row["image_id"]: row for row in csv.DictReader(file)}
     assert rejects["2.png"]["reason"] == "no such file"
@@ -114,7 +124,47 @@ def test_rejects_are_listed_with_reasons(tmp_path: Path):
     assert "truncated" in rejects["4.png"]["reason"]
     assert "tags.csv" in rejects["4.png"]["where"]
     # Splits, tags and statistics know nothing of rejected photos.
-    assert sum(len(split) for split in open_dataset(result.folder).splits.values()) == 2
+    assert {name: len(split) for name, split in open_dataset(result.folder).splits.items()} == {
+        "train": 1,
+        "validation": 1,
+        "test": 1,
+    }
+
+
+def test_a_split_never_vanishes_silently(tmp_path: Path):
+    rows = {"1.png": (["a"], "train"), "2.png": (["a"], "validation"), "3.png": (["a"], "test")}
+    folder = photo_folder(tmp_path / "in", rows)
+    (folder / "2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"none of the 1 validation photos can be decoded, for example .*2\.png"):
+        prepared(folder, tmp_path / "out")
+
+
+def test_two_at_once_are_refused(source: Path, tmp_path: Path):
+    with (
+        files.exclusive(tmp_path / "demo" / ".1.0.0.partial"),
+        pytest.raises(UserError, match="another process is at work here"),
+    ):
+        prepared(source, tmp_path)
+
+
+def test_more_chunks_than_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A large data set has more chunk files than a process may hold open."""
+    folder = photo_folder(tmp_path / "in", colour_rows(60))
+    monkeypatch.setattr(chunks, "CHUNK_PHOTOS", 1)
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, before[1]))
+    try:
+        assert prepared(folder, tmp_path / "out").written == 60
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_deleted_index_is_rebuilt(source: Path, tmp_path: Path):
+    folder = prepared(source, tmp_path).folder
+    for index in folder.glob("*.index"):
+        index.unlink()
+    assert open_dataset(folder).records("train")[0].image_id
 
 
 def test_no_decodable_photo_is_an_error_that_keeps_the_reasons(tmp_path: Path):
@@ -178,13 +228,13 @@ def test_a_killed_run_goes_on_and_ends_equal(tmp_path: Path, monkeypatch: pytest
     for wanted in (1, 3):
         process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.PIPE, start_new_session=True)
         deadline = time.monotonic() + 60
-        while len(list(partial.glob("chunk-??????"))) < wanted and process.poll() is None:
+        while len(list(partial.glob("chunk-?????????"))) < wanted and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not (tmp_path / "killed" / "demo" / "1.0.0").exists()
-    done = len(list(partial.glob("chunk-??????")))
+    done = len(list(partial.glob("chunk-?????????")))
     assert 3 <= done < 7
     result = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True, check=True)
     assert "continuing an interrupted run" in result.stderr
@@ -317,4 +367,5 @@ def test_what_tfds_wrote_is_read_here(dataset: Dataset, tmp_path: Path):
 
 def test_manifest_lists_everything(dataset: Dataset):
     listed = json.loads((dataset.folder / "manifest.json").read_text())["files"]
-    assert {*listed, "manifest.json"} == {path.name for path in dataset.folder.iterdir()}
+    names = {path.name for path in dataset.folder.iterdir() if path.suffix != ".index"}
+    assert {*listed, "manifest.json"} == names

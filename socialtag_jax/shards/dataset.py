@@ -7,7 +7,7 @@ TFDS wrote (as TFRecord, with the features image, image_id and tags) trains here
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,14 @@ from socialtag_jax.tags import TagStatistics, TagVocabulary, tag_statistics
 INFO, FEATURES, LABELS = "dataset_info.json", "features.json", "tags.labels.txt"
 STATISTICS, REJECTS, MANIFEST = "statistics.json", "rejects.csv", "manifest.json"
 _PREPARE = "run `socialtag prepare` again"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitShards:
+    """What was written for one split: the number of records in each shard, and all shards' size in bytes."""
+
+    lengths: Sequence[int]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,8 @@ class Dataset:
       name: the data set's name and version.
       vocabulary: its tags.
       splits: the splits that have records.
-      fingerprint: SHA-256 of the manifest (of the TFDS metadata where TFDS made the folder): changes with any content.
+      fingerprint: SHA-256 over the hashes of all files: equal content, equal fingerprint, whenever and wherever it was
+        prepared. Where TFDS made the folder: over its metadata and the shards' sizes.
     """
 
     folder: Path
@@ -62,7 +71,7 @@ class Dataset:
             raise UserError(
                 f"the data set has no split {name!r}, only {', '.join(self.splits)}",
                 where=self.folder,
-                hint="choose one with --split",
+                hint="name one of these, or prepare the data set again with that split",
             )
         return self.splits[name]
 
@@ -146,7 +155,9 @@ def _find(path: Path) -> Path:
         return path
     if not path.exists():
         raise UserError("no such data set", where=path, hint="make one with `socialtag prepare`")
-    below = sorted(found.parent for pattern in (f"*/{INFO}", f"*/*/{INFO}") for found in path.glob(pattern))
+    # Hidden folders are those that `prepare` is still at work in.
+    found = [one.parent for pattern in (f"*/{INFO}", f"*/*/{INFO}") for one in path.glob(pattern)]
+    below = sorted(one for one in found if not any(part.startswith(".") for part in one.relative_to(path).parts))
     if len(below) == 1:
         return below[0]
     if below:
@@ -165,8 +176,10 @@ def _check_manifest(folder: Path) -> str:
                 hint=f"it was copied or deleted in part; {_PREPARE}",
             )
         metadata = b"".join((folder / name).read_bytes() for name in (INFO, LABELS))
-        return hashlib.sha256(metadata).hexdigest()
-    for name, entry in _read_json(path)["files"].items():
+        sizes = sorted((one.name, one.stat().st_size) for one in folder.iterdir() if ".tfrecord-" in one.name)
+        return hashlib.sha256(metadata + repr(sizes).encode()).hexdigest()
+    entries = _read_json(path)["files"]
+    for name, entry in entries.items():
         file = folder / name
         if not file.exists():
             raise UserError(f"the file is missing, but {MANIFEST} lists it", where=file, hint=_PREPARE)
@@ -183,7 +196,12 @@ def _check_manifest(folder: Path) -> str:
                 where=file,
                 hint=f"restore the file from a copy, or {_PREPARE}",
             )
-    return files.sha256(path)
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def read_source(manifest: Path) -> Mapping[str, Any] | None:
+    """What the manifest says of the photos that the data set was made from; None where there is no manifest."""
+    return _read_json(manifest)["source"] if manifest.exists() else None
 
 
 def _split(folder: Path, info: Mapping[str, Any], entry: Mapping[str, Any]) -> Split:
@@ -211,3 +229,5 @@ def _read_json(path: Path) -> Any:
         raise UserError("the file is missing", where=path, hint=_PREPARE) from None
     except ValueError as error:
         raise UserError(f"not valid JSON: {error}", where=path, hint=_PREPARE) from error
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=path) from error

@@ -1,33 +1,20 @@
 """The files that make a folder of shards a TFDS data set, and the manifest that makes it complete."""
 
 import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
+import tensorflow_datasets as tfds
+
 from socialtag_jax import files
-from socialtag_jax.shards.dataset import MANIFEST
+from socialtag_jax.shards.dataset import MANIFEST, SplitShards
 from socialtag_jax.tags import TagVocabulary
-
-
-@dataclass(frozen=True, slots=True)
-class SplitShards:
-    """What was written for one split: the number of records in each shard, and all shards' size in bytes."""
-
-    lengths: Sequence[int]
-    size: int
 
 
 def write_tfds(
     folder: Path, name: str, version: str, vocabulary: TagVocabulary, splits: Mapping[str, SplitShards]
 ) -> None:
     """Writes `dataset_info.json` and `features.json` with TFDS itself, which then agrees with them by construction."""
-    # Half a second of imports that only the end of `prepare` needs. TFDS's start-up asks a cloud bucket for a file list
-    # unless told not to.
-    os.environ.setdefault("NO_GCE_CHECK", "true")
-    import tensorflow_datasets as tfds
-
     template = tfds.core.ShardedFileTemplate(
         data_dir=tfds.core.Path(folder),
         dataset_name=name,
@@ -61,17 +48,18 @@ def write_tfds(
     )
 
 
-def write_manifest(folder: Path, source_fingerprint: str) -> None:
-    """Writes the manifest: size and SHA-256 of every file in the folder."""
+def write_manifest(folder: Path, source_fingerprint: str, counts: Mapping[str, int]) -> None:
+    """Writes the manifest: size and SHA-256 of every file in the folder, but for the indexes, which can be rebuilt.
+
+    Args:
+      folder: with all other files written.
+      source_fingerprint: of the photos and options that the data set was made from.
+      counts: "photos", "written" and "rejected".
+    """
     entries = {
         path.name: {"size": path.stat().st_size, "sha256": files.sha256(path)}
         for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        if path.name != MANIFEST and path.suffix != ".index"
     }
-    content = {"source_fingerprint": source_fingerprint, "files": entries}
+    content = {"source": {"fingerprint": source_fingerprint, **counts}, "files": entries}
     files.write_text(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
-
-
-def read_fingerprint(manifest: Path) -> str:
-    """The fingerprint of the photos and options that the data set was made from."""
-    return json.loads(manifest.read_text(encoding="utf-8"))["source_fingerprint"]

@@ -4,17 +4,14 @@ All work happens in a hidden folder beside the final one, which is renamed into 
 continued by the same command: the chunks of images that are done stay done.
 """
 
-import concurrent.futures
 import csv
 import hashlib
 import io
 import itertools
 import json
-import multiprocessing
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,8 +21,8 @@ import numpy as np
 from socialtag_jax import files
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.progress import Progress
-from socialtag_jax.shards import chunks, metadata
-from socialtag_jax.shards.dataset import LABELS, MANIFEST, REJECTS, STATISTICS
+from socialtag_jax.shards import chunks
+from socialtag_jax.shards.dataset import LABELS, MANIFEST, REJECTS, STATISTICS, SplitShards, read_source
 from socialtag_jax.shards.example import Record, encode_example
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.shards.tfrecord import RecordSource, write_shard
@@ -33,7 +30,6 @@ from socialtag_jax.sources.photo import Photo
 from socialtag_jax.sources.splits import SPLITS, assign_splits, content_groups, find_leaks
 from socialtag_jax.tags import TagVocabulary, build_vocabulary, tag_statistics
 
-_CHUNK_PHOTOS = 64
 _SHARD_BYTES = 128 * 2**20
 _PLAN = "plan.json"
 
@@ -70,6 +66,8 @@ class PrepareOptions:
         for flag, value, low in (("--image-size", self.image_size, 32), ("--min-images", self.min_images, 1)):
             if value < low:
                 raise UsageError(f"{value} is too small, expected at least {low}", where=flag)
+        if self.seed < 0:
+            raise UsageError(f"{self.seed} is negative, expected 0 or more", where="--seed")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"{self.workers} is too small, expected at least 1", where="--workers")
 
@@ -97,38 +95,54 @@ def prepare(
       stream: where progress is shown.
 
     Raises:
-      UserError: leaks between the splits, an existing data set made of other photos or options, no decodable photo.
+      UserError: leaks between the splits, an existing data set made of other photos or options, no decodable photo, a
+        split none of whose photos can be decoded, or another `prepare` at work on the same data set.
     """
     if not photos:
         raise UserError("the source has no photos", where=output)
     folder = output / options.name / options.version
-    order = _record_order(photos, options.seed)
-    photos = [photos[position] for position in order]
-    fingerprint = _fingerprint(photos, options)
+    photos = _in_record_order(photos, options.seed)
+    files_state = _files_state(photos)
+    fingerprint = _fingerprint(files_state, photos, options)
     if folder.exists():
         return _existing(folder, fingerprint, options)
-    splits = _splits(photos, options, log)
     partial = folder.with_name(f".{options.version}.partial")
-    _open_partial(partial, fingerprint, log)
-    results = _canonicalise(photos, partial, options, stream)
-    final = partial / "final"
-    shutil.rmtree(final, ignore_errors=True)
-    final.mkdir()
-    result = _write_dataset(photos, splits, results, final, folder, options)
-    metadata.write_manifest(final, fingerprint)
-    final.rename(folder)
-    shutil.rmtree(partial)
-    return result
+    with files.exclusive(partial):
+        _open_partial(partial, hashlib.sha256(f"{files_state} {options.image_size}".encode()).hexdigest(), log)
+        paths = [photo.path for photo in photos]
+        with chunks.ChunkPool(paths, partial, options.image_size, options.workers) as pool:
+            # All that can be wrong with the tags or the splits is found while the first photos are being decoded.
+            splits = _splits(photos, options, log)
+            _vocabulary([photo.tags for photo in photos], options)
+            # Half a second of imports, which the wait hides.
+            from socialtag_jax.shards import metadata
+
+            pool.wait(stream)
+        final = partial / "final"
+        shutil.rmtree(final, ignore_errors=True)
+        final.mkdir()
+        kept, rejected = _read_chunks(pool.files, photos)
+        _write_rejects(final / REJECTS, rejected)
+        if not kept:
+            raise _nothing_left(photos, rejected, final, folder)
+        _check_splits(splits, photos, kept, log)
+        split_of = {photo.image_id: split for photo, split in zip(photos, splits, strict=True)}
+        _write_dataset(kept, split_of, final, options, stream)
+        counts = {"photos": len(photos), "written": len(kept), "rejected": len(rejected)}
+        metadata.write_manifest(final, fingerprint, counts)
+        final.rename(folder)
+        shutil.rmtree(partial)
+    return PrepareResult(folder, **counts)
 
 
-def _record_order(photos: Sequence[Photo], seed: int) -> np.ndarray:
-    """A shuffled order that does not depend on the order of the rows; readers that only read forward profit from it."""
-    by_id = sorted(range(len(photos)), key=lambda position: photos[position].image_id)
-    return np.random.default_rng(seed).permutation(np.array(by_id, np.int64))
+def _in_record_order(photos: Sequence[Photo], seed: int) -> list[Photo]:
+    """Shuffled, and independent of the order of the rows; readers that only read forward profit from it."""
+    by_id = sorted(photos, key=lambda photo: photo.image_id)
+    return [by_id[position] for position in np.random.default_rng(seed).permutation(len(by_id))]
 
 
-def _fingerprint(photos: Sequence[Photo], options: PrepareOptions) -> str:
-    """SHA-256 of all that decides the result: photos (with size and time of change), tags, splits, options."""
+def _files_state(photos: Sequence[Photo]) -> str:
+    """SHA-256 of the files in their order, by size and time of change: what the chunks depend on."""
     digest = hashlib.sha256()
     for photo in photos:
         try:
@@ -136,17 +150,24 @@ def _fingerprint(photos: Sequence[Photo], options: PrepareOptions) -> str:
             state = (status.st_size, status.st_mtime_ns)
         except OSError:
             state = None
-        digest.update(repr((photo.image_id, photo.tags, photo.split, state)).encode())
+        digest.update(repr((photo.image_id, state)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _fingerprint(files_state: str, photos: Sequence[Photo], options: PrepareOptions) -> str:
+    """SHA-256 of all that decides the data set: files, tags, splits, options."""
+    digest = hashlib.sha256(files_state.encode())
+    for photo in photos:
+        digest.update(repr((photo.tags, photo.split)).encode())
     kept = (options.image_size, options.seed, options.min_images, options.only_tags, options.allow_leaks)
     digest.update(repr(kept).encode())
     return digest.hexdigest()
 
 
 def _existing(folder: Path, fingerprint: str, options: PrepareOptions) -> PrepareResult:
-    manifest = folder / MANIFEST
-    if manifest.exists() and metadata.read_fingerprint(manifest) == fingerprint:
-        counts = json.loads((folder / STATISTICS).read_text(encoding="utf-8"))
-        return PrepareResult(folder, counts["photos"], counts["written"], counts["rejected"])
+    source = read_source(folder / MANIFEST)
+    if source is not None and source["fingerprint"] == fingerprint:
+        return PrepareResult(folder, source["photos"], source["written"], source["rejected"])
     raise UserError(
         "the folder exists and was made from other photos, tags or options",
         where=folder,
@@ -172,106 +193,93 @@ def _splits(photos: Sequence[Photo], options: PrepareOptions, log: Callable[[str
     return splits
 
 
-def _open_partial(partial: Path, fingerprint: str, log: Callable[[str], None]) -> None:
-    """Makes the work folder, or keeps the one that an interrupted run with the same photos and options left."""
-    plan = partial / _PLAN
-    if plan.exists() and json.loads(plan.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
+def _vocabulary(tag_lists: Iterable[Iterable[str]], options: PrepareOptions) -> TagVocabulary:
+    vocabulary = build_vocabulary(tag_lists, min_images=options.min_images, only=options.only_tags)
+    if not len(vocabulary):
+        raise UserError("no tag is left", hint="lower --min-images, or check the tags column")
+    return vocabulary
+
+
+def _open_partial(partial: Path, plan: str, log: Callable[[str], None]) -> None:
+    """Empties the work folder, unless an interrupted run of the same files and image size left its chunks there."""
+    path = partial / _PLAN
+    if path.exists() and path.read_text(encoding="utf-8") == plan:
         log("continuing an interrupted run")
         return
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    files.write_text(plan, json.dumps({"fingerprint": fingerprint}))
+    for left in [*partial.glob("chunk-*"), path]:
+        left.unlink(missing_ok=True)
+    files.write_text(path, plan)
 
 
-def _canonicalise(
-    photos: Sequence[Photo], partial: Path, options: PrepareOptions, stream: TextIO
-) -> list[tuple[Path, Sequence[Photo]]]:
-    """Writes all chunk files, and returns them with their photos."""
-    work = [
-        (partial / f"chunk-{start // _CHUNK_PHOTOS:06d}", photos[start : start + _CHUNK_PHOTOS])
-        for start in range(0, len(photos), _CHUNK_PHOTOS)
-    ]
-    missing = [(path, chunk) for path, chunk in work if not path.exists()]
-    done = len(photos) - sum(len(chunk) for _, chunk in missing)
-    progress = Progress("prepare", len(photos), "images", stream, done=done)
-    workers = min(options.workers or os.cpu_count() or 1, max(len(missing), 1))
-    # Spawned, not forked: a forked child inherits the locks that other threads of this process happened to hold.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            futures = {
-                pool.submit(chunks.write_chunk, [photo.path for photo in chunk], path, options.image_size): len(chunk)
-                for path, chunk in missing
-            }
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                done += futures[future]
-                progress.update(done)
-        except concurrent.futures.process.BrokenProcessPool as error:
+def _read_chunks(paths: Sequence[Path], photos: Sequence[Photo]) -> tuple[list["_Kept"], list[tuple[Photo, str]]]:
+    """All photos, kept and rejected, in record order."""
+    kept: list[_Kept] = []
+    rejected: list[tuple[Photo, str]] = []
+    for number, path in enumerate(paths):
+        chunk = photos[number * chunks.CHUNK_PHOTOS : (number + 1) * chunks.CHUNK_PHOTOS]
+        result, source = chunks.read_chunk(path)
+        kept.extend(_Kept(chunk[position], source, record) for record, position in enumerate(result.kept, start=1))
+        rejected.extend((chunk[position], reason) for position, reason in result.rejected)
+    if len(kept) + len(rejected) != len(photos):
+        raise AssertionError(f"{len(photos)} photos in, {len(kept)} kept + {len(rejected)} rejected")
+    return kept, rejected
+
+
+def _nothing_left(
+    photos: Sequence[Photo], rejected: Sequence[tuple[Photo, str]], final: Path, folder: Path
+) -> UserError:
+    reasons = folder.with_name(REJECTS)
+    shutil.copyfile(final / REJECTS, reasons)
+    photo, reason = rejected[0]
+    return UserError(
+        f"none of the {len(photos)} photos can be decoded; the first one: {photo.path}: {reason}",
+        where=photo.where or None,
+        hint=f"all reasons are in {reasons}",
+    )
+
+
+def _check_splits(
+    splits: Sequence[str], photos: Sequence[Photo], kept: Sequence["_Kept"], log: Callable[[str], None]
+) -> None:
+    """A split must not vanish without a word because its photos could not be decoded."""
+    left = {one.photo.image_id for one in kept}
+    for split in SPLITS:
+        wanted = [photo for photo, its in zip(photos, splits, strict=True) if its == split]
+        if wanted and not any(photo.image_id in left for photo in wanted):
             raise UserError(
-                "a worker process died (out of memory?)",
-                hint="run the same command again with fewer --workers: it goes on where it stopped",
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    progress.finish(done)
-    return work
+                f"none of the {len(wanted)} {split} photos can be decoded, for example {wanted[0].path}",
+                where=wanted[0].where or None,
+                hint="repair them, or give the split other photos",
+            )
+    if len(left) < 0.9 * len(photos):
+        log(f"warning: {len(photos) - len(left)} of {len(photos)} photos cannot be decoded")
 
 
 def _write_dataset(
-    photos: Sequence[Photo],
-    splits: Sequence[str],
-    work: Sequence[tuple[Path, Sequence[Photo]]],
-    final: Path,
-    folder: Path,
-    options: PrepareOptions,
-) -> PrepareResult:
-    split_of = {photo.image_id: split for photo, split in zip(photos, splits, strict=True)}
-    kept: dict[str, list[_Kept]] = {split: [] for split in SPLITS}
-    rejected: list[tuple[Photo, str]] = []
-    for path, chunk in work:
-        result, source = chunks.read_chunk(path)
-        for record, position in enumerate(result.kept, start=1):
-            photo = chunk[position]
-            kept[split_of[photo.image_id]].append(_Kept(photo, source, record))
-        rejected.extend((chunk[position], reason) for position, reason in result.rejected)
-    written = sum(map(len, kept.values()))
-    if written + len(rejected) != len(photos):
-        raise AssertionError(f"{len(photos)} photos in, {written} written + {len(rejected)} rejected")
-    _write_rejects(final / REJECTS, rejected)
-    if not written:
-        files.write_text(folder.with_name(REJECTS), (final / REJECTS).read_text(encoding="utf-8"))
-        photo, reason = rejected[0]
-        raise UserError(
-            f"none of the {len(photos)} photos can be decoded; the first one: {photo.path}: {reason}",
-            where=photo.where or None,
-            hint=f"all reasons are in {folder.with_name(REJECTS)}",
-        )
-    vocabulary = build_vocabulary(
-        (one.photo.tags for split in SPLITS for one in kept[split]),
-        min_images=options.min_images,
-        only=options.only_tags,
-    )
-    if not len(vocabulary):
-        raise UserError("no tag is left", hint="lower --min-images, or check the tags column")
-    shards = {split: _write_split(split, kept[split], vocabulary, final, options) for split in SPLITS if kept[split]}
+    kept: Sequence["_Kept"], split_of: Mapping[str, str], final: Path, options: PrepareOptions, stream: TextIO
+) -> None:
+    """Writes shards, TFDS metadata, labels and statistics. Rejected photos count for nothing in any of them."""
+    from socialtag_jax.shards import metadata
+
+    vocabulary = _vocabulary((one.photo.tags for one in kept), options)
+    progress = Progress("write", len(kept), "images", stream)
+    shards, statistics = {}, {}
+    done = 0
+    for split in SPLITS:
+        members = [one for one in kept if split_of[one.photo.image_id] == split]
+        if members:
+            shards[split] = _write_split(split, members, vocabulary, final, options)
+            statistics[split] = tag_statistics((vocabulary.encode(one.photo.tags) for one in members), len(vocabulary))
+            done += len(members)
+            progress.update(done)
     vocabulary.save(final / LABELS)
     metadata.write_tfds(final, options.name, options.version, vocabulary, shards)
-    statistics = {
-        split: tag_statistics((vocabulary.encode(one.photo.tags) for one in kept[split]), len(vocabulary))
-        for split in shards
-    }
     content: Mapping[str, Any] = {
-        "photos": len(photos),
-        "written": written,
-        "rejected": len(rejected),
         "image_size": options.image_size,
         "vocabulary_sha256": vocabulary.sha256,
         "splits": {split: value.to_json() for split, value in statistics.items()},
     }
     files.write_text(final / STATISTICS, json.dumps(content, indent=1) + "\n")
-    return PrepareResult(folder, len(photos), written, len(rejected))
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +293,7 @@ class _Kept:
 
 def _write_split(
     split: str, kept: Sequence[_Kept], vocabulary: TagVocabulary, final: Path, options: PrepareOptions
-) -> metadata.SplitShards:
+) -> SplitShards:
     def encoded() -> Iterator[bytes]:
         previous = None
         for one in kept:
@@ -306,7 +314,7 @@ def _write_split(
         shard = final / f"{options.name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
         write_shard(shard, itertools.islice(records, length))
         size += shard.stat().st_size
-    return metadata.SplitShards(lengths, size)
+    return SplitShards(lengths, size)
 
 
 def _write_rejects(path: Path, rejected: Sequence[tuple[Photo, str]]) -> None:

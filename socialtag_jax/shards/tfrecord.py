@@ -5,6 +5,7 @@ A record is `uint64 length, uint32 masked CRC-32C of the length, data, uint32 ma
 offset, so that any record is one read away; it can always be rebuilt from the shard.
 """
 
+import bisect
 import itertools
 import os
 import struct
@@ -60,14 +61,20 @@ class ShardWriter:
         self._size += len(record) + _OVERHEAD
 
 
-def write_shard(shard: Path, records: Iterator[bytes]) -> int:
-    """Writes a shard and its index, each atomically, and returns the number of records."""
-    with files.atomic_path(shard) as temporary, temporary.open("wb") as file:
+def write_records(path: Path, records: Iterator[bytes]) -> list[int]:
+    """Writes a TFRecord file atomically, and returns the records' offsets."""
+    with files.atomic_path(path) as temporary, temporary.open("wb") as file:
         writer = ShardWriter(file)
         for record in records:
             writer.write(record)
-    write_index(shard, np.array(writer.offsets, np.uint64))
-    return len(writer.offsets)
+    return writer.offsets
+
+
+def write_shard(shard: Path, records: Iterator[bytes]) -> int:
+    """Writes a shard and its index, each atomically, and returns the number of records."""
+    offsets = write_records(shard, records)
+    write_index(shard, np.array(offsets, np.uint64))
+    return len(offsets)
 
 
 def write_index(shard: Path, offsets: np.ndarray) -> None:
@@ -119,7 +126,9 @@ def scan_offsets(shard: Path) -> np.ndarray:
             where = f"{shard}: record {len(offsets)} at offset {offset}"
             if len(header) < _HEADER.size:
                 raise CorruptShardError("the shard ends inside a record's length", where=where, hint=_RESTORE)
-            length = _checked_length(header, where)
+            length, crc = _HEADER.unpack(header)
+            if crc != masked_crc32c(header[:8]):
+                raise _length_error(length, where)
             if offset + length + _OVERHEAD > size:
                 raise CorruptShardError(
                     f"the shard ends inside a record of {length} bytes (shard size {size})", where=where, hint=_RESTORE
@@ -129,26 +138,23 @@ def scan_offsets(shard: Path) -> np.ndarray:
     return np.array(offsets, np.uint64)
 
 
-def load_offsets(shard: Path) -> np.ndarray:
+def load_offsets(shard: Path, *, keep_index: bool = True) -> np.ndarray:
     """The offsets (uint64 [records]) of a shard: from its index, or by a scan that leaves an index behind."""
     offsets = read_index(shard)
     if offsets is None:
         offsets = scan_offsets(shard)
         # A read-only data set is no error: the scan is only repeated next time.
-        if os.access(shard.parent, os.W_OK):
+        if keep_index and os.access(shard.parent, os.W_OK):
             write_index(shard, offsets)
     return offsets
 
 
-def _checked_length(header: bytes, where: str) -> int:
-    length, crc = _HEADER.unpack(header)
-    if crc != masked_crc32c(header[:8]):
-        raise CorruptShardError(
-            f"the checksum of the record's length ({length}) does not match: either of the two is damaged",
-            where=where,
-            hint=_RESTORE,
-        )
-    return length
+def _length_error(length: int, where: str) -> CorruptShardError:
+    return CorruptShardError(
+        f"the checksum of the record's length ({length}) does not match: either of the two is damaged",
+        where=where,
+        hint=_RESTORE,
+    )
 
 
 class RecordSource:
@@ -159,13 +165,16 @@ class RecordSource:
     Args:
       shards: the shards' paths, in order.
       lengths: the number of records each should hold, where known (from `dataset_info.json`).
+      keep_indexes: leave an index beside a shard that has none.
 
     Raises:
       CorruptShardError: a shard is missing, stale or holds another number of records than `lengths` says; on reading, a
         record fails a checksum.
     """
 
-    def __init__(self, shards: Sequence[Path], lengths: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, shards: Sequence[Path], lengths: Sequence[int] | None = None, *, keep_indexes: bool = True
+    ) -> None:
         if google_crc32c.implementation != "c":
             raise UserError(
                 "google-crc32c runs without its C implementation, which is far too slow to check every record",
@@ -177,7 +186,7 @@ class RecordSource:
         for position, shard in enumerate(self.shards):
             if not shard.is_file():
                 raise CorruptShardError("the shard is missing", where=shard, hint=_RESTORE)
-            offsets = load_offsets(shard)
+            offsets = load_offsets(shard, keep_index=keep_indexes)
             if lengths is not None and len(offsets) != lengths[position]:
                 raise CorruptShardError(
                     f"holds {len(offsets)} records where dataset_info.json says {lengths[position]}",
@@ -187,12 +196,12 @@ class RecordSource:
             self._offsets.append(offsets)
             self._sizes.append(shard.stat().st_size)
         # starts[k] is the global index of shard k's first record.
-        self._starts = np.array([0, *itertools.accumulate(map(len, self._offsets))], np.int64)
+        self._starts = [0, *itertools.accumulate(map(len, self._offsets))]
         self._descriptors: dict[int, int] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def __repr__(self) -> str:  # grain shows it in its own messages and fingerprints
         return f"RecordSource(shards={len(self.shards)}, records={len(self)})"
@@ -200,8 +209,8 @@ class RecordSource:
     def locate(self, index: SupportsIndex) -> tuple[int, int]:
         """(shard number, record number in that shard) of a global record index."""
         position = range(len(self))[index]
-        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return shard, position - int(self._starts[shard])
+        shard = bisect.bisect_right(self._starts, position) - 1
+        return shard, position - self._starts[shard]
 
     def where(self, index: SupportsIndex) -> str:
         """The file, record and offset of a global record index, for messages."""
@@ -223,21 +232,22 @@ class RecordSource:
     def __getitem__(self, index: SupportsIndex) -> bytes:
         shard, start, end = self._frame(index)
         frame = os.pread(self._descriptor(shard), end - start, start)
-        where = self.where(index)
         if len(frame) < _OVERHEAD:
-            raise CorruptShardError("the shard ends inside a record", where=where, hint=_RESTORE)
-        length = _checked_length(frame[: _HEADER.size], where)
+            raise CorruptShardError("the shard ends inside a record", where=self.where(index), hint=_RESTORE)
+        length, length_crc = _HEADER.unpack_from(frame)
+        if length_crc != masked_crc32c(frame[:8]):
+            raise _length_error(length, self.where(index))
         if length + _OVERHEAD != len(frame):
             raise CorruptShardError(
                 f"the record is {length} bytes long where the index has room for {len(frame) - _OVERHEAD}",
-                where=where,
+                where=self.where(index),
                 hint=f"delete {index_path(self.shards[shard]).name} if it is another shard's; otherwise {_RESTORE}",
             )
-        data, (crc,) = frame[_HEADER.size : -_CRC.size], _CRC.unpack(frame[-_CRC.size :])
+        data, (crc,) = frame[_HEADER.size : -_CRC.size], _CRC.unpack_from(frame, len(frame) - _CRC.size)
         if crc != masked_crc32c(data):
             raise CorruptShardError(
                 "the checksum of the record's data does not match: either of the two is damaged",
-                where=where,
+                where=self.where(index),
                 hint=_RESTORE,
             )
         return data
