@@ -1,7 +1,9 @@
 """Run state in and out of a run folder, with orbax."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,26 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
 
-MONITOR = "validation_loss"
+
+def score(metrics: Mapping[str, float], monitor: str) -> float:
+    """How good a checkpoint is, higher being better; a metric that is no number is worse than any.
+
+    Args:
+      metrics: "loss" and "f1" of the validation split.
+      monitor: which of the two decides.
+    """
+    value = metrics[monitor] if monitor == "f1" else -metrics[monitor]
+    return value if math.isfinite(value) else -math.inf
 
 
-def _rank(metrics: Mapping[str, float]) -> float:
-    """Higher is better; a loss that is no number ranks below all."""
-    loss = metrics[MONITOR]
-    return -loss if math.isfinite(loss) else -math.inf
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint's content."""
+
+    step: int
+    meta: Mapping[str, Any]
+    params: Any
+    optimizer_state: Any
 
 
 class RunCheckpoints:
@@ -28,26 +43,27 @@ class RunCheckpoints:
 
     Args:
       folder: `RUN/checkpoints`.
-      config: how many to keep; None opens the folder to read only.
+      config: how many to keep, and which are the best.
       log: takes one line of text at a time.
+      read_only: nothing is written, made or cleaned up.
     """
 
-    def __init__(self, folder: Path, config: Checkpoints | None, *, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, config: Checkpoints, *, log: Callable[[str], None], read_only: bool = False
+    ) -> None:
         self._folder, self._log = folder, log
-        policy = None
-        if config is not None:
-            policy = preservation_policy.AnyPreservationPolicy(
+        rank = functools.partial(score, monitor=config.monitor)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [
                     preservation_policy.LatestN(config.keep_latest),
-                    preservation_policy.BestN(get_metric_fn=_rank, n=config.keep_best),
+                    preservation_policy.BestN(get_metric_fn=rank, n=config.keep_best),
                 ]
-            )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy,
-            best_fn=_rank,
-            read_only=config is None,
-            create=config is not None,
-            cleanup_tmp_directories=config is not None,
+            ),
+            best_fn=rank,
+            read_only=read_only,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
         )
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
@@ -70,21 +86,31 @@ class RunCheckpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, params: Any, optimizer_state: Any, meta: Mapping[str, Any], validation_loss: float
+        self, step: int, params: Any, optimizer_state: Any, meta: Mapping[str, Any], metrics: Mapping[str, float]
     ) -> None:
-        """Starts saving; the arrays are copied before this returns, and written in the background."""
-        self._manager.save(
+        """Starts saving; the arrays are copied before this returns, and written in the background.
+
+        Args:
+          step: larger than those of all checkpoints before.
+          params: of all layers.
+          optimizer_state: of the current stage.
+          meta: anything that is JSON.
+          metrics: "loss" and "f1" of the validation split.
+        """
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(params),
                 optimizer=ocp.args.StandardSave(optimizer_state),
                 meta=ocp.args.JsonSave(dict(meta)),
             ),
-            metrics={MONITOR: validation_loss},
+            metrics=dict(metrics),
         )
+        if not saved:  # orbax leaves a step out that is not newer than all others
+            raise AssertionError(f"orbax did not save step {step}; its steps are {self.steps}")
 
     def best_step(self) -> int:
-        """The step with the lowest validation loss among those kept."""
+        """The best of the steps that are kept."""
         self._require_any()
         best = self._manager.best_step()
         return self.steps[-1] if best is None else best
@@ -96,37 +122,50 @@ class RunCheckpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON meta of a checkpoint."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        return self._read(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore_params(self, step: int, like: Any) -> Any:
         """Only the parameters; `like` gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves)."""
         return self._restore(step, params=like)["params"]
 
-    def restore(self, step: int, params_like: Any, optimizer_like: Any) -> tuple[Any, Any]:
-        """Parameters and optimizer state, likewise."""
-        items = self._restore(step, params=params_like, optimizer=optimizer_like)
-        return items["params"], items["optimizer"]
+    def restore_newest(self, likes: Callable[[Mapping[str, Any]], tuple[Any, Any]]) -> Restored | None:
+        """The newest checkpoint that can be read whole; None where there is none at all.
 
-    def newest_readable(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, meta) of the newest checkpoint whose meta can be read; None where there is no checkpoint."""
+        Newer ones that are damaged are named, and deleted: they would stand in the way of the run's next checkpoint.
+
+        Args:
+          likes: from a checkpoint's meta to what its parameters and optimizer state look like.
+
+        Raises:
+          UserError: there are checkpoints, but none can be read.
+        """
+        damaged: list[int] = []
         for step in reversed(self.steps):
             try:
-                return step, self.meta(step)
-            except Exception as error:  # orbax raises many kinds on damaged folders
-                self._log(
-                    f"warning: checkpoint {self._folder / str(step)} cannot be read ({error}); trying an older one"
-                )
-        if self.steps:
+                meta = self.meta(step)
+                params_like, optimizer_like = likes(meta)
+                items = self._restore(step, params=params_like, optimizer=optimizer_like)
+            except UserError as error:
+                self._log(f"warning: {error}; trying an older one")
+                damaged.append(step)
+                continue
+            for broken in damaged:
+                self._manager.delete(broken)
+            return Restored(step, meta, items["params"], items["optimizer"])
+        if damaged:
             raise UserError("no checkpoint can be read", where=self._folder, hint="start again in a new --workdir")
         return None
 
     def _restore(self, step: int, **likes: Any) -> Mapping[str, Any]:
-        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like) for name, like in likes.items()})
+        args = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
+        return self._read(step, ocp.args.Composite(**args))
+
+    def _read(self, step: int, args: ocp.args.Composite) -> Mapping[str, Any]:
         try:
             return self._manager.restore(step, args=args)
-        except (ValueError, KeyError, OSError) as error:
+        except Exception as error:  # on damaged files orbax and TensorStore raise nearly anything
             raise UserError(
-                f"the checkpoint does not fit the model or is damaged: {error}",
+                f"the checkpoint does not fit the model or is damaged: {str(error).splitlines()[0]}",
                 where=self._folder / str(step),
                 hint="was it written by another configuration?",
             ) from error

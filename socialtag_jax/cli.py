@@ -5,6 +5,7 @@ Rooms are imported inside their command, so that `--help` answers at once.
 
 import argparse
 import functools
+import io
 import json
 import logging
 import operator
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line; exits with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # A file name that the terminal cannot show is no reason to fail.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # orbax remarks on every folder that it opens to read.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -32,13 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         message = " ".join(str(error).split())
         print(f"socialtag: error: {message}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("\nsocialtag: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; so do we, quietly.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        print(f"socialtag: error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nsocialtag: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
 
 
 def _run(arguments: list[str]) -> int:
@@ -74,7 +82,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     stats = add("stats", _stats, "Print a data set's tag statistics.")
     stats.add_argument("dataset", type=Path, help="a data set's folder, as `prepare` printed it")
     stats.add_argument(
-        "--top", type=int, default=10, metavar="N", help="how many of the most frequent tags (default 10)"
+        "--top", type=_positive, default=10, metavar="N", help="how many of the most frequent tags (default 10)"
     )
     _add_json(stats)
 
@@ -171,7 +179,7 @@ def _add_json(parser: Any) -> None:
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", default="best", help="best (lowest validation loss, default), latest, or a step"
+        "--checkpoint", default="best", help="best (on the validation split; default), latest, or a step"
     )
 
 
@@ -319,21 +327,26 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from socialtag_jax.evaluate import evaluate, table, write_results
+    from socialtag_jax.evaluate import bundle_scorer, evaluate, table, write_results
     from socialtag_jax.parallel import Devices
-    from socialtag_jax.scorers import bundle_scorer, run_scorer
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.tagger import is_bundle
+    from socialtag_jax.trained import run_scorer
 
     dataset = open_dataset(options.dataset)
     dataset.split(options.split)
     bundle = is_bundle(options.model)
     if bundle:
+        if options.checkpoint != "best":
+            raise UsageError("a bundle has no checkpoints", where="--checkpoint")
         scorer = bundle_scorer(options.model)
     else:
         scorer = run_scorer(options.model, options.checkpoint, Devices(), log=log)
-    default = options.model.with_name(f"{options.model.name}-evaluation") if bundle else options.model / "evaluation"
+    folder = options.model.resolve()
+    default = folder.with_name(f"{folder.name}-evaluation") if bundle else options.model / "evaluation"
     output = options.output or default / options.split
+    if scorer.trained_on != dataset.fingerprint:
+        log("warning: not the data set that the model was trained on: photos of this split may have been trained on")
     result = evaluate(scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr)
     write_results(result, dataset, scorer, output)
     if options.json:

@@ -5,7 +5,6 @@ fields (`--optimizer.learning-rate 3e-4`), and the resolved result goes to the r
 """
 
 import dataclasses
-import json
 import math
 import runpy
 import types
@@ -155,14 +154,16 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Which checkpoints are kept, and when training stops early. One is saved after every epoch."""
+    """Which checkpoints are kept, and when a stage stops early. One is saved after every epoch."""
 
     keep_latest: int = 2
     """How many of the newest are kept."""
     keep_best: int = 1
-    """How many with the lowest validation loss are kept."""
+    """How many of the best are kept besides."""
+    monitor: Literal["loss", "f1"] = "loss"
+    """What makes a checkpoint better: a lower loss, or a higher F1 of the suggested tags, on the validation split."""
     patience: int = 0
-    """Stops after so many epochs without a lower validation loss; 0 never stops early."""
+    """Ends a stage after so many epochs that were no better than the best before; 0 never does."""
 
     def __post_init__(self) -> None:
         _require(self.keep_latest >= 1, "checkpoints.keep_latest", self.keep_latest, "at least 1")
@@ -203,6 +204,14 @@ class Experiment:
         return self.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
 
 
+def resolve(experiment: Experiment, platform: str) -> Experiment:
+    """The same experiment with "auto" replaced by what it means on "cpu", "gpu" or "tpu"."""
+    if experiment.model.compute_dtype != "auto":
+        return experiment
+    dtype: Literal["float32", "bfloat16"] = "float32" if platform == "cpu" else "bfloat16"
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, compute_dtype=dtype))
+
+
 DEBUG_DEVICES = 4
 """Simulated CPU devices of a `--debug` run."""
 
@@ -228,11 +237,12 @@ def load_experiment(path: Path) -> Experiment:
       UserError: it fails, or assigns no Experiment to the name `experiment`.
     """
     if not path.is_file():
-        raise UsageError("no such experiment file", where=path, hint="see experiments/ for some")
+        hint = "EXPERIMENT comes first: socialtag train EXPERIMENT --dataset ...; see experiments/ for some"
+        raise UsageError("no such experiment file", where=path, hint=hint)
     try:
         found = runpy.run_path(str(path)).get("experiment")
     except UserError as error:
-        raise UserError(error.what, where=f"{path}: {error.where}") from error
+        raise type(error)(error.what, where=f"{path}: {error.where or 'error'}", hint=error.hint) from error
     except Exception as error:
         raise UserError(f"the experiment file fails: {type(error).__name__}: {error}", where=path) from error
     if not isinstance(found, Experiment):
@@ -251,28 +261,20 @@ def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> 
     return tyro.cli(Experiment, default=experiment, args=list(arguments), prog=prog, console_outputs=True)
 
 
-def to_json(experiment: Experiment) -> str:
-    """The experiment as JSON text that `from_json` reads back."""
-    return json.dumps(dataclasses.asdict(experiment), indent=1)
-
-
-def from_json(text: str, where: object) -> Experiment:
-    """Reads what `to_json` wrote.
+def from_dict(content: object, where: object) -> Experiment:
+    """Reads what `dataclasses.asdict` makes of an experiment, after a trip through JSON.
 
     Raises:
-      UserError: not JSON, or unknown, missing or mistyped fields, named with their path.
+      UserError: unknown, missing or mistyped fields, named with their path.
     """
-    try:
-        return _build(Experiment, json.loads(text), "", where)
-    except ValueError as error:
-        raise UserError(f"not valid JSON: {error}", where=where) from error
+    return _build(Experiment, content, "", where)
 
 
 def _build(kind: Any, value: Any, path: str, where: object) -> Any:
     """Builds a value of type `kind` from parsed JSON, checking types on the way."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
-            raise UserError(f"field {path or 'experiment'!r} is {value!r}, expected an object", where=where)
+            raise UserError(f"field {path.rstrip('.') or 'experiment'!r} is {value!r}, expected an object", where=where)
         hints = typing.get_type_hints(kind)
         unknown = sorted(set(value) - set(hints))
         if unknown:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-import numpy as np
+import jax
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.progress import Progress, format_duration
@@ -14,71 +14,101 @@ from socialtag_jax.run_folder import RunLog
 _LOG_EVERY = 20
 
 
+def diverged(what: str, value: float) -> UserError:
+    """The error of a loss that is no finite number."""
+    return UserError(
+        f"{what} is {value}: training diverged",
+        hint="start again in a new --workdir with a lower learning rate; this one keeps the last epoch before",
+    )
+
+
 class Epoch:
     """Adds up one epoch's sums and times, shows progress, and writes training metrics.
+
+    A step's sums are fetched one step late: fetching those of the step in flight would leave the devices without work.
 
     Args:
       label: of the progress line.
       number: of the epoch, from 1.
       steps_before: training steps done before it.
       images: how many the epoch has.
+      images_after: how many the run's later epochs have, for the ETA.
       stream: where progress is shown.
       run_log: where metrics go.
     """
 
     def __init__(
-        self, label: str, number: int, steps_before: int, images: int, stream: TextIO, run_log: RunLog
+        self,
+        label: str,
+        *,
+        number: int,
+        steps_before: int,
+        images: int,
+        images_after: int,
+        stream: TextIO,
+        run_log: RunLog,
     ) -> None:
-        self._number, self._steps_before, self._run_log = number, steps_before, run_log
+        self._number, self._steps_before, self._images_after = number, steps_before, images_after
+        self._run_log = run_log
         self._progress = Progress(label, images, "images", stream)
         self._start = time.perf_counter()
         self._waited = 0.0
         self._images = self._loss = 0.0
         self._steps = 0
+        self._in_flight: Mapping[str, Any] | None = None
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches, while the time spent waiting for them is added up."""
+        """The batches, while the time that the devices wait for them is added up.
+
+        A batch that arrives while the devices are still at work on the step before was not waited for.
+        """
         while True:
             start = time.perf_counter()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            self._waited += time.perf_counter() - start
+            if self._in_flight is None or all(value.is_ready() for value in self._in_flight.values()):
+                self._waited += time.perf_counter() - start
             yield batch
 
-    def add(self, sums: Mapping[str, np.ndarray], images_after: int) -> None:
-        """Takes one step's sums.
-
-        Args:
-          sums: "loss" and "images".
-          images_after: training images of the run's later epochs, for the ETA.
+    def launched(self, sums: Mapping[str, Any]) -> None:
+        """Takes the sums of the step just dispatched ("loss" and "images"), and counts those of the one before.
 
         Raises:
-          UserError: the loss is no finite number.
+          UserError: the loss of the step before is no finite number.
         """
-        loss, images = float(sums["loss"]), float(sums["images"])
-        self._steps += 1
-        step = self._steps_before + self._steps
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} in step {step}, epoch {self._number}",
-                hint="lower the learning rate; the last epoch's checkpoint is kept",
-            )
-        self._loss += loss
-        self._images += images
-        values = self._values()
-        left = (images_after + self._progress.total - self._images) / values["images_per_second"]
-        self._progress.update(round(self._images), f"{self._text(values)}, whole run {format_duration(left)}")
-        if self._steps % _LOG_EVERY == 0:
-            self._run_log.write("train", step, {**values, "loss": loss / images})
+        self._count()
+        self._in_flight = sums
 
     def finish(self) -> dict[str, float]:
-        """The epoch's numbers: mean loss, images/s, share of time waited for data."""
+        """The epoch's numbers, its last step included: mean loss, images/s, share of time waited for data.
+
+        Raises:
+          UserError: the last step's loss is no finite number.
+        """
+        self._count()
         values = self._values()
         self._progress.finish(round(self._images), self._text(values))
         self._run_log.write("epoch", self._steps_before + self._steps, values)
         return values
+
+    def _count(self) -> None:
+        if self._in_flight is None:
+            return
+        sums = jax.device_get(self._in_flight)
+        loss, images = float(sums["loss"]), float(sums["images"])
+        self._steps += 1
+        step = self._steps_before + self._steps
+        if not math.isfinite(loss):
+            raise diverged(f"the loss in step {step}, epoch {self._number},", loss)
+        self._loss += loss
+        self._images += images
+        values = self._values()
+        left = (self._images_after + self._progress.total - self._images) / values["images_per_second"]
+        self._progress.update(round(self._images), f"{self._text(values)}, whole run {format_duration(left)}")
+        if self._steps % _LOG_EVERY == 0:
+            self._run_log.write("train", step, {**values, "loss": loss / images})
 
     def _values(self) -> dict[str, float]:
         elapsed = time.perf_counter() - self._start

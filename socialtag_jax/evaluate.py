@@ -21,6 +21,7 @@ from socialtag_jax.losses import multi_hot
 from socialtag_jax.metrics import TagCounts
 from socialtag_jax.progress import Progress
 from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.tagger import Tagger
 from socialtag_jax.tags import TagVocabulary
 
 BASELINE_SIZES = (5, 15)
@@ -41,6 +42,7 @@ class Scorer:
       suggestion: which of its tags count as predicted.
       devices: leading axis of its input.
       score: uint8 [devices, rows, size, size, 3] -> float32 [devices * rows, n_tags], 0 to 1.
+      trained_on: fingerprint of the data set that the model was trained on.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Scorer:
     suggestion: Suggestion
     devices: int
     score: Callable[[np.ndarray], np.ndarray]
+    trained_on: str
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,24 @@ class Evaluation:
     average_precision: np.ndarray
 
 
+def bundle_scorer(bundle: Path) -> Scorer:
+    """An exported bundle for evaluation, on the default device.
+
+    Raises:
+      UserError: as `Tagger.load`.
+    """
+    tagger = Tagger.load(bundle)
+    return Scorer(
+        name=f"bundle {bundle}",
+        vocabulary=tagger.vocabulary,
+        input_size=tagger.input_size,
+        suggestion=Suggestion(tagger.threshold, tagger.max_tags),
+        devices=1,
+        score=lambda images: tagger.probabilities(images[0]),
+        trained_on=tagger.description["provenance"]["dataset"]["fingerprint"],
+    )
+
+
 def evaluate(
     scorer: Scorer, dataset: Dataset, split: str, *, batch_size: int, threads: int, stream: TextIO
 ) -> Evaluation:
@@ -104,6 +125,7 @@ def evaluate(
         "model": scorer.name,
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
+        "trained_on_this_data_set": scorer.trained_on == dataset.fingerprint,
         "split": split,
         "images": len(labels.image_ids),
         "images_without_tags": int(np.sum(labels.tag_ids[:, 0] < 0)),
@@ -290,8 +312,7 @@ def _predictions(evaluation: Evaluation, scorer: Scorer) -> str:
     tags, suggestion, scores = scorer.vocabulary.tags, scorer.suggestion, evaluation.image_scores
     for row, image_id in enumerate(evaluation.labels.image_ids):
         probabilities = evaluation.probabilities[row]
-        order = np.argsort(-probabilities, kind="stable")[: suggestion.max_tags]
-        chosen = order[probabilities[order] > suggestion.threshold]
+        chosen = metrics.ranked(probabilities, suggestion.threshold, suggestion.max_tags)
         true = [tags[tag] for tag in evaluation.labels.tag_ids[row] if tag >= 0]
         found = [column[row] for column in (scores.precision, scores.recall, scores.f1)]
         writer.writerow(

@@ -14,9 +14,8 @@ from safetensors.numpy import save
 
 from socialtag_jax import files, tagger
 from socialtag_jax.errors import UserError
-from socialtag_jax.model import tag_logits
 from socialtag_jax.shards.images import IMAGE_SIZE
-from socialtag_jax.trained import TrainedModel
+from socialtag_jax.trained import TrainedModel, inference
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -24,7 +23,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export_bundle(trained: TrainedModel, output: Path) -> None:
     """Writes a bundle, whole or not at all.
 
-    Preprocessing is inside the exported function, and its convolutions compute in float32 whatever the training did.
+    Preprocessing is inside the exported function, which computes as evaluation does (`trained.inference`).
 
     Raises:
       UserError: `output` exists.
@@ -44,10 +43,10 @@ def _write_bundle(trained: TrainedModel, folder: Path) -> None:
     experiment = trained.config.experiment
     params = jax.tree.map(np.asarray, trained.params)
     size = experiment.model.input_size
-    model = trained.model.clone(compute_dtype=jnp.float32)
+    scores = inference(trained)
 
     def probabilities(images: jax.Array) -> jax.Array:
-        return jax.nn.sigmoid(tag_logits(model, params, images))
+        return scores(params, images)
 
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)

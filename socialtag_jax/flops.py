@@ -33,9 +33,11 @@ def training_flops(flops: list[int], freeze_layers: int) -> int:
     return sum(flops) + 2 * sum(flops[freeze_layers:])
 
 
-def measured_matmul_flops(dtype: Any, *, size: int = 1024, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Operations per second of a square matrix product on the default device: the best of a few runs."""
-    matrix = jnp.ones((size, size), dtype)
+def measured_matmul_flops(device: Any, dtype: Any, *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Operations per second of a square matrix product on a `jax.Device`: the best of a few runs."""
+    # On an accelerator a small product would measure how long a launch takes.
+    size = 1024 if device.platform == "cpu" else 8192
+    matrix = jax.device_put(jnp.ones((size, size), dtype), device)
     product = jax.jit(lambda a: a @ a)
     product(matrix).block_until_ready()
     best = float("inf")

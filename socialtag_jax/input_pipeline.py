@@ -4,7 +4,6 @@ A batch is a pure function of (records, settings, seed, epoch, batch number): it
 devices nor on threads, and reading can begin at any batch.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -16,9 +15,12 @@ import numpy as np
 from socialtag_jax import augment
 from socialtag_jax.config import Augmentation
 from socialtag_jax.errors import UserError
+from socialtag_jax.machine import usable_cores
 from socialtag_jax.shards.dataset import ParsedRecords
 from socialtag_jax.shards.images import ImageError
 from socialtag_jax.shards.pixels import decode
+
+_AHEAD_BYTES = 2**32
 
 
 class Batch(TypedDict):
@@ -123,8 +125,11 @@ def _batches(
         return _assemble(records, shape, [int(row) for row in rows], transform)
 
     count = batch_count(len(records), shape.size, limit)
-    workers = threads or os.cpu_count() or 1
-    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers + 2)
+    workers = threads or usable_cores()
+    # A batch is assembled by one thread: as many wait ready as are at work, within what memory allows.
+    batch_bytes = shape.size * shape.input_size**2 * 3
+    ahead = max(2, min(workers + 2, _AHEAD_BYTES // batch_bytes))
+    options = grain.ReadOptions(num_threads=min(workers, ahead), prefetch_buffer_size=ahead)
     return iter(grain.MapDataset.range(start, count).map(assemble).to_iter_dataset(options))
 
 

@@ -48,6 +48,22 @@ def predicted(probabilities: jax.Array, threshold: float, max_tags: int) -> jax.
     return jnp.zeros((images, n_tags), bool).at[rows, columns].set(values > threshold)
 
 
+def ranked(probabilities: np.ndarray, threshold: float, max_tags: int) -> np.ndarray:
+    """`predicted` for one image on the host: the indices of its tags, most confident first.
+
+    Args:
+      probabilities: float32 [n_tags].
+      threshold: a tag must lie over it.
+      max_tags: most tags.
+
+    Returns:
+      int64 [up to max_tags].
+    """
+    # Stable, so that of equal probabilities the lower index goes first here as well.
+    order = np.argsort(-probabilities, kind="stable")[:max_tags]
+    return order[probabilities[order] > threshold]
+
+
 def image_scores(probabilities: jax.Array, targets: jax.Array, *, threshold: float, max_tags: int) -> ImageScores:
     """The scores of each image that has at least one true tag (others divide by zero: the caller leaves them out).
 

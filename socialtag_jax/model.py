@@ -124,7 +124,7 @@ def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
 
 def init_params(model: TagPredictor, key: jax.Array, input_size: int) -> Params:
     """Fresh parameters: LeCun-normal kernels, zero biases."""
-    variables = model.init(key, jnp.zeros((1, input_size, input_size, 3), jnp.uint8))
+    variables = jax.jit(model.init)(key, jnp.zeros((1, input_size, input_size, 3), jnp.uint8))
     return cast(Params, variables["params"])
 
 

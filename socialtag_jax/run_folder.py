@@ -67,25 +67,41 @@ def load_run(folder: Path) -> RunConfig:
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        parts = [content[key] for key in ("experiment", "dataset", "versions", "device")]
-    except FileNotFoundError:
+        experiment, *parts = [content[key] for key in ("experiment", "dataset", "versions", "device")]
+        for key in ("fingerprint", "vocabulary_sha256", "image_size", "name", "path"):
+            parts[0][key]
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"not a run folder: no {CONFIG}", where=folder, hint="give the --workdir of a run") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"damaged: {type(error).__name__}: {error}", where=path) from error
-    return RunConfig(config.from_json(json.dumps(parts[0]), path), *parts[1:])
+    return RunConfig(config.from_dict(experiment, path), *parts)
 
 
-def open_run(folder: Path, current: RunConfig) -> None:
-    """Makes the run folder, or checks that the run in it can go on with the current configuration.
+def check_free(folder: Path) -> None:
+    """Refuses a folder that holds something, but no run.
 
     Raises:
-      UserError: the folder holds something else, or a run with another experiment or data set.
+      UserError: so it is.
     """
-    if (folder / CONFIG).exists():
-        _check_same(load_run(folder), current, folder)
-    elif folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise UserError("is a file, not a folder", where=folder, hint="choose another --workdir")
+    if folder.exists() and not (folder / CONFIG).exists() and any(path.name != ".lock" for path in folder.iterdir()):
         raise UserError("the folder is not empty and holds no run", where=folder, hint="choose another --workdir")
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def record_start(folder: Path, current: RunConfig, *, has_checkpoint: bool) -> None:
+    """Writes `config.json`, or checks that the run in the folder can go on with the current configuration.
+
+    Where nothing has been saved yet, there is nothing to go on with, and any configuration will do.
+
+    Raises:
+      UserError: the run was started with another experiment or data set.
+    """
+    if has_checkpoint:
+        first = load_run(folder)
+        _check_same(first, current, folder)
+        # What the first start ran on stays on record.
+        current = dataclasses.replace(current, versions=first.versions, device=first.device)
     files.write_text(folder / CONFIG, current.to_json())
 
 
@@ -99,13 +115,14 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
         )
     before, now = _flat(dataclasses.asdict(old.experiment)), _flat(dataclasses.asdict(new.experiment))
     # Training longer is going on; anything else would be another run. How fast input is read changes no result.
-    free = ("name", "input.threads", "checkpoints.")
+    last = len(old.experiment.stages) - 1
+    free = ("name", "input.threads", "checkpoints.", f"stages.{last}.epochs")
     changed = [
         key
         for key in sorted(set(before) | set(now))
         if before.get(key) != now.get(key)
         and not key.startswith(free)
-        and not (key.startswith("stages.") and (key.endswith(".epochs") or key not in before))
+        and not (key.startswith("stages.") and key not in before)  # a further stage
     ]
     if changed:
         key = changed[0]
@@ -141,7 +158,7 @@ class RunLog:
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             files.write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
     def __enter__(self) -> "RunLog":
         return self

@@ -59,12 +59,14 @@ def train_step(
     loss, gradients = jax.value_and_grad(mean_loss)(state.params)
     # Frozen layers' gradients are constant zeros: no device needs to hear of them.
     trainable = trainable_layers(freeze_layers)
-    summed = parallel.sum_over_devices((loss, {layer: gradients[layer] for layer in trainable}))
+    loss, summed = parallel.sum_over_devices((loss, {layer: gradients[layer] for layer in trainable}))
     # optax raises a float to an int32 power, which a caller's strict promotion would refuse.
     with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update({**gradients, **summed[1]}, state.opt_state, state.params)
-    params = cast(Params, optax.apply_updates(state.params, updates))
-    return TrainState(state.step + 1, params, opt_state), {"loss": summed[0] * images, "images": images}
+        updates, opt_state = optimizer.update({**gradients, **summed}, state.opt_state, state.params)
+    # Frozen layers are handed on as they are: adding a zero would turn -0.0 into 0.0.
+    moved = cast(Params, optax.apply_updates(state.params, updates))
+    params = {layer: moved[layer] if layer in trainable else leaves for layer, leaves in state.params.items()}
+    return TrainState(state.step + 1, params, opt_state), {"loss": loss * images, "images": images}
 
 
 def eval_step(
@@ -75,23 +77,22 @@ def eval_step(
     positive_weight: float,
     suggestion: Suggestion,
 ) -> dict[str, metrics.Array]:
-    """This device's rows: "loss" and "f1" (float32 [rows]), "probabilities" (float32 [rows, n_tags])."""
+    """This device's rows: "loss" and "f1", float32 [rows]; the latter is not defined for images without tags."""
     logits = tag_logits(model, params, batch["images"])
     targets = losses.multi_hot(batch["tag_ids"], model.n_tags)
-    probabilities = jax.nn.sigmoid(logits)
-    scores = metrics.image_scores(probabilities, targets, threshold=suggestion.threshold, max_tags=suggestion.max_tags)
+    scores = metrics.image_scores(
+        jax.nn.sigmoid(logits), targets, threshold=suggestion.threshold, max_tags=suggestion.max_tags
+    )
     loss = losses.image_losses(logits, targets, positive_weight)
-    return {"loss": loss, "f1": scores.f1, "probabilities": probabilities}
+    return {"loss": loss, "f1": scores.f1}
 
 
-def build_model(experiment: Experiment, n_tags: int, platform: str) -> TagPredictor:
-    """The model of an experiment, with its compute dtype chosen for the platform."""
-    wanted = experiment.model.compute_dtype
-    if wanted == "auto":
-        wanted = "float32" if platform == "cpu" else "bfloat16"
+def build_model(experiment: Experiment, n_tags: int) -> TagPredictor:
+    """The model of an experiment whose compute dtype is resolved."""
+    config = experiment.model
     return TagPredictor(
         n_tags=n_tags,
-        hidden_units=experiment.model.hidden_units,
-        dropout_rate=experiment.model.dropout_rate,
-        compute_dtype=jnp.dtype(wanted),
+        hidden_units=config.hidden_units,
+        dropout_rate=config.dropout_rate,
+        compute_dtype=jnp.dtype(config.compute_dtype),
     )

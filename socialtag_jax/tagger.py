@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from socialtag_jax import augment, files
+from socialtag_jax import augment, files, metrics
 from socialtag_jax.errors import UserError
 from socialtag_jax.shards.images import ImageError, canonical_jpeg
 from socialtag_jax.shards.pixels import decode
@@ -150,14 +150,14 @@ class Tagger:
         self, probabilities: np.ndarray, threshold: float | None = None, max_tags: int | None = None
     ) -> list[SuggestedTag]:
         """The suggestions from one image's probabilities (float32 [n_tags])."""
-        threshold = self.threshold if threshold is None else threshold
-        # Stable: of equal probabilities the lower index goes first, as in evaluation.
-        order = np.argsort(-probabilities, kind="stable")[: self.max_tags if max_tags is None else max_tags]
+        chosen = metrics.ranked(
+            probabilities,
+            self.threshold if threshold is None else threshold,
+            self.max_tags if max_tags is None else max_tags,
+        )
         vocabulary = self.vocabulary
         return [
-            SuggestedTag(vocabulary.tags[tag], vocabulary.displays[tag], float(probabilities[tag]))
-            for tag in order
-            if probabilities[tag] > threshold
+            SuggestedTag(vocabulary.tags[tag], vocabulary.displays[tag], float(probabilities[tag])) for tag in chosen
         ]
 
 
@@ -173,7 +173,8 @@ def _read_description(folder: Path) -> Mapping[str, Any]:
         version, hashes = description["format_version"], description["files"]
         for key in ("input_size", "image_size", "threshold", "max_tags", "vocabulary_sha256"):
             description[key]
-    except FileNotFoundError:
+        description["provenance"]["dataset"]["fingerprint"]
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"not a bundle: no {TAGGER}", where=folder, hint="make one with `socialtag export`") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"damaged: {type(error).__name__}: {error}", where=path, hint=_EXPORT) from error

@@ -11,14 +11,14 @@ from typing import Any, TextIO
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from socialtag_jax import checkpoints, flops, parallel, pretrained, run_folder
+from socialtag_jax import checkpoints, config, files, flops, parallel, pretrained, run_folder
 from socialtag_jax.config import Experiment, Stage
-from socialtag_jax.epoch import Epoch
-from socialtag_jax.errors import UserError
+from socialtag_jax.epoch import Epoch, diverged
 from socialtag_jax.input_pipeline import BatchShape, batch_count, eval_batches, train_batches
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
-from socialtag_jax.optimizer import count, make_optimizer
+from socialtag_jax.optimizer import ParamsLike, count, make_optimizer
 from socialtag_jax.progress import format_duration
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import TrainState, build_model, eval_step, train_step
@@ -33,7 +33,7 @@ class Position:
       stage_epoch: epochs done in it.
       epoch: epochs done in all.
       step: training steps done in all.
-      best_loss: lowest validation loss of the current stage so far.
+      best_score: highest `checkpoints.score` of the current stage so far.
       stale_epochs: epochs since then.
     """
 
@@ -41,18 +41,18 @@ class Position:
     stage_epoch: int = 0
     epoch: int = 0
     step: int = 0
-    best_loss: float | None = None
+    best_score: float | None = None
     stale_epochs: int = 0
 
-    def after_epoch(self, step: int, validation_loss: float) -> "Position":
-        """The position one epoch on."""
-        better = math.isfinite(validation_loss) and (self.best_loss is None or validation_loss < self.best_loss)
+    def after_epoch(self, step: int, score: float) -> "Position":
+        """The position one epoch on, given the validation split's score."""
+        better = self.best_score is None or score > self.best_score
         return dataclasses.replace(
             self,
             stage_epoch=self.stage_epoch + 1,
             epoch=self.epoch + 1,
             step=step,
-            best_loss=validation_loss if better else self.best_loss,
+            best_score=score if better else self.best_score,
             stale_epochs=0 if better else self.stale_epochs + 1,
         )
 
@@ -106,13 +106,14 @@ class Trainer:
         log: Callable[[str], None],
         stream: TextIO,
     ) -> None:
+        experiment = config.resolve(experiment, devices.platform)
         self._experiment, self._dataset, self._workdir = experiment, dataset, workdir
         self._devices, self._log, self._stream = devices, log, stream
         self._train_records = dataset.records("train")
         self._validation_records = dataset.records("validation")
         self._train_shape = self._shape(experiment.input.batch_size, "--input.batch-size")
         self._eval_shape = self._shape(experiment.input.eval_batch_size, "--input.eval-batch-size")
-        self._model = build_model(experiment, len(dataset.vocabulary), devices.platform)
+        self._model = build_model(experiment, len(dataset.vocabulary))
         self._eval_step = devices.compile_eval_step(
             functools.partial(
                 eval_step,
@@ -128,15 +129,23 @@ class Trainer:
         return BatchShape(len(self._devices), rows, self._experiment.model.input_size, self._dataset.max_tags)
 
     def run(self) -> TrainResult:
-        """Trains all stages, from where the run folder's newest checkpoint stands."""
+        """Trains all stages, from where the run folder's newest checkpoint stands.
+
+        Raises:
+          UserError: the folder holds a run with another experiment or data set, or other things; another process is at
+            work in it; the loss is no finite number.
+        """
         experiment = self._experiment
         device = {"platform": self._devices.platform, "kind": self._devices.kind, "count": len(self._devices)}
-        run_folder.open_run(self._workdir, run_folder.describe(experiment, self._dataset, device))
-        folder = self._workdir / run_folder.CHECKPOINTS
-        with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
-            position, state = self._start(saved)
-            with run_folder.RunLog(self._workdir, position.step) as run_log:
-                return self._run_stages(position, state, saved, run_log)
+        run_folder.check_free(self._workdir)
+        with files.exclusive(self._workdir):
+            folder = self._workdir / run_folder.CHECKPOINTS
+            with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
+                current = run_folder.describe(experiment, self._dataset, device)
+                run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
+                position, state = self._start(saved)
+                with run_folder.RunLog(self._workdir, position.step) as run_log:
+                    return self._run_stages(position, state, saved, run_log)
 
     def _run_stages(
         self,
@@ -148,6 +157,7 @@ class Trainer:
         experiment = self._experiment
         patience = experiment.checkpoints.patience
         self._announce(position, state.params)
+        monitor = experiment.checkpoints.monitor
         summary: dict[str, float] = {}
         while True:
             stage = experiment.stages[position.stage]
@@ -158,39 +168,41 @@ class Trainer:
                     step = position.step + self._steps
                     validation = self._validate(state.params)
                     run_log.write("validation", step, {"epoch": position.epoch + 1, **validation})
-                    position = position.after_epoch(step, validation["loss"])
-                    saved.save(step, state.params, state.opt_state, self._meta(position), validation["loss"])
+                    if not math.isfinite(validation["loss"]):
+                        raise diverged(f"the validation loss after epoch {position.epoch + 1}", validation["loss"])
+                    position = position.after_epoch(step, checkpoints.score(validation, monitor))
+                    saved.save(step, state.params, state.opt_state, self._meta(position), validation)
                     summary = {**train_summary, **{f"validation_{name}": value for name, value in validation.items()}}
                     self._log(self._epoch_line(position, summary))
                 if position.stage_epoch < stage.epochs:
-                    self._log(f"stage {position.stage + 1}: stopped early, {patience} epochs without a lower loss")
+                    self._log(f"stage {position.stage + 1}: stopped early, {patience} epochs no better than the best")
             if position.stage + 1 == len(experiment.stages):
                 return TrainResult(position, summary)
             position = position.next_stage()
-            optimizer = make_optimizer(experiment, experiment.stages[position.stage], state.params)
-            opt_state = self._devices.replicate(optimizer.init(state.params))
+            opt_state = self._devices.replicate(self._optimizer(position, state.params).init(state.params))
             state = TrainState(state.step, state.params, opt_state)
 
     def _start(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
         """The state that training starts from: the newest checkpoint's, or a fresh one."""
-        found = saved.newest_readable()
-        position = Position() if found is None else Position(**found[1]["position"])
-        if position.stage >= len(self._experiment.stages):
-            raise UserError(f"the run is already in stage {position.stage + 1}", where=self._workdir)
-        optimizer_for = functools.partial(make_optimizer, self._experiment, self._experiment.stages[position.stage])
-        if found is None:
-            params = initial_params(self._model, self._experiment, self._log)
-            state = TrainState(jnp.zeros((), jnp.int32), params, optimizer_for(params).init(params))
-            return position, self._devices.replicate(state)
         shapes = param_shapes(self._model, self._experiment.model.input_size)
-        opt_shapes = jax.eval_shape(optimizer_for(shapes).init, shapes)
-        params, opt_state = saved.restore(
-            position.step,
-            checkpoints.like(shapes, self._devices.replicated),
-            checkpoints.like(opt_shapes, self._devices.replicated),
-        )
+
+        def likes(meta: Mapping[str, Any]) -> tuple[Any, Any]:
+            opt_shapes = jax.eval_shape(self._optimizer(Position(**meta["position"]), shapes).init, shapes)
+            sharding = self._devices.replicated
+            return checkpoints.like(shapes, sharding), checkpoints.like(opt_shapes, sharding)
+
+        restored = saved.restore_newest(likes)
+        if restored is None:
+            params = initial_params(self._model, self._experiment, self._log)
+            opt_state = self._optimizer(Position(), params).init(params)
+            return Position(), self._devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, opt_state))
+        position = Position(**restored.meta["position"])
         self._log(f"continuing after epoch {position.epoch}, step {position.step}")
-        return position, TrainState(self._devices.replicate(jnp.int32(position.step)), params, opt_state)
+        step = self._devices.replicate(jnp.int32(position.step))
+        return position, TrainState(step, restored.params, restored.optimizer_state)
+
+    def _optimizer(self, position: Position, params: ParamsLike) -> optax.GradientTransformation:
+        return make_optimizer(self._experiment, self._experiment.stages[position.stage], params)
 
     def _meta(self, position: Position) -> dict[str, Any]:
         vocabulary = self._dataset.vocabulary
@@ -228,17 +240,18 @@ class Trainer:
             threads=self._experiment.input.threads,
             limit=self._experiment.debug_batches,
         )
-        label = self._epoch_label(position)
-        epoch = Epoch(label, position.epoch + 1, position.step, self._epoch_images(), self._stream, run_log)
-        pending: dict[str, jax.Array] | None = None
+        epoch = Epoch(
+            self._epoch_label(position),
+            number=position.epoch + 1,
+            steps_before=position.step,
+            images=self._epoch_images(),
+            images_after=self._remaining_images(position),
+            stream=self._stream,
+            run_log=run_log,
+        )
         for batch in epoch.timed(self._devices.prefetch(batches)):
             state, sums = train(state, batch)
-            # One step late: fetching this step's sums now would leave the devices without work.
-            if pending is not None:
-                epoch.add(jax.device_get(pending), self._remaining_images(position))
-            pending = sums
-        if pending is not None:
-            epoch.add(jax.device_get(pending), self._remaining_images(position))
+            epoch.launched(sums)
         return state, epoch.finish()
 
     def _validate(self, params: Params) -> dict[str, float]:
@@ -264,6 +277,10 @@ class Trainer:
 
     def _epoch_images(self) -> int:
         return min(self._steps * self._train_shape.size, len(self._train_records))
+
+    def _validation_images(self) -> int:
+        batches = batch_count(len(self._validation_records), self._eval_shape.size, self._experiment.debug_batches)
+        return min(batches * self._eval_shape.size, len(self._validation_records))
 
     def _remaining_images(self, position: Position) -> int:
         """Training images of the epochs after the current one."""
@@ -303,14 +320,14 @@ class Trainer:
             f"forward pass: {sum(flop_list) / 1e9:.2f} GFLOPs an image at {experiment.model.input_size} px, "
             f"{jnp.dtype(self._model.compute_dtype).name}"
         )
-        rate = flops.measured_matmul_flops(self._model.compute_dtype) * (
-            len(self._devices) if self._devices.platform != "cpu" else 1
-        )
-        remaining = 0.0
-        for number, stage in enumerate(experiment.stages):
-            epochs = stage.epochs - (position.stage_epoch if number == position.stage else 0)
-            if number >= position.stage:
-                per_image = flops.training_flops(flop_list, stage.freeze_layers)
-                validation = min(len(self._validation_records), self._steps * self._eval_shape.size)
-                remaining += epochs * (self._epoch_images() * per_image + validation * sum(flop_list))
-        log(f"estimated time: {format_duration(remaining / rate)} and compilation, at {rate / 1e12:.2f} TFLOP/s")
+        if all(position.ended(stage, 0) for stage in experiment.stages[position.stage :]):
+            return
+        operations = 0.0
+        for number, stage in enumerate(experiment.stages[position.stage :]):
+            epochs = stage.epochs - (position.stage_epoch if number == 0 else 0)
+            per_image = flops.training_flops(flop_list, stage.freeze_layers)
+            operations += epochs * (self._epoch_images() * per_image + self._validation_images() * sum(flop_list))
+        rate = flops.measured_matmul_flops(self._devices.devices[0], self._model.compute_dtype)
+        # Simulated CPU devices share the same cores.
+        rate *= 1 if self._devices.platform == "cpu" else len(self._devices)
+        log(f"estimated time: {format_duration(operations / rate)} and compilation, at {rate / 1e12:.2f} TFLOP/s")

@@ -4,9 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from socialtag_jax import checkpoints, run_folder
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.model import Params, TagPredictor, param_shapes
+from socialtag_jax.evaluate import Scorer
+from socialtag_jax.model import Params, TagPredictor, param_shapes, tag_logits
 from socialtag_jax.parallel import Devices
 from socialtag_jax.run_folder import RunConfig
 from socialtag_jax.steps import build_model
@@ -37,7 +42,7 @@ def load(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[str], N
 
     Args:
       run: the run folder.
-      checkpoint: "best" (lowest validation loss), "latest", or a step.
+      checkpoint: "best" (by the run's monitor), "latest", or a step.
       devices: where to put the parameters.
       log: takes one line of text at a time.
 
@@ -48,14 +53,14 @@ def load(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[str], N
     folder = run / run_folder.CHECKPOINTS
     if not folder.is_dir():
         raise UserError("no checkpoint yet", where=folder, hint="train at least one epoch first")
-    with checkpoints.RunCheckpoints(folder, None, log=log) as saved:
+    with checkpoints.RunCheckpoints(folder, config.experiment.checkpoints, log=log, read_only=True) as saved:
         step = _step(saved, checkpoint)
         meta = saved.meta(step)
         vocabulary = TagVocabulary(tuple(meta["tags"]), tuple(meta["displays"]))
         if not vocabulary.sha256 == meta["vocabulary_sha256"] == config.dataset["vocabulary_sha256"]:
             raise UserError("the checkpoint's tags are not those of the run", where=folder / str(step))
         experiment = config.experiment
-        model = build_model(experiment, len(vocabulary), devices.platform)
+        model = build_model(experiment, len(vocabulary))
         shapes = param_shapes(model, experiment.model.input_size)
         params = saved.restore_params(step, checkpoints.like(shapes, devices.replicated))
     return TrainedModel(config, step, vocabulary, model, params)
@@ -70,3 +75,43 @@ def _step(saved: checkpoints.RunCheckpoints, checkpoint: str) -> int:
         return int(checkpoint)
     known = ", ".join(map(str, saved.steps))
     raise UsageError(f"{checkpoint!r}: expected best, latest or one of the steps {known}", where="--checkpoint")
+
+
+def inference(trained: TrainedModel) -> Callable[[Params, jax.Array], jax.Array]:
+    """(params, uint8 [batch, size, size, 3]) -> probabilities, float32 [batch, n_tags].
+
+    Evaluation and export share it: whatever the training computed in, scores are those of float32 at full precision,
+    so that a bundle says the same on every kind of device.
+    """
+    model = trained.model.clone(compute_dtype=jnp.float32)
+
+    def probabilities(params: Params, images: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            return jax.nn.sigmoid(tag_logits(model, params, images))
+
+    return probabilities
+
+
+def run_scorer(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[str], None]) -> Scorer:
+    """A run's checkpoint ("best", "latest" or a step) for evaluation, replicated over the devices.
+
+    Raises:
+      UserError: as `load`.
+    """
+    loaded = load(run, checkpoint, devices, log=log)
+    step = devices.compile_eval_step(inference(loaded))
+
+    def score(images: np.ndarray) -> np.ndarray:
+        outputs = jax.device_get(step(loaded.params, devices.shard(images)))
+        return outputs.reshape(-1, outputs.shape[-1])
+
+    experiment = loaded.config.experiment
+    return Scorer(
+        name=f"run {run}, step {loaded.step}",
+        vocabulary=loaded.vocabulary,
+        input_size=experiment.model.input_size,
+        suggestion=experiment.suggestion,
+        devices=len(devices),
+        score=score,
+        trained_on=loaded.config.dataset["fingerprint"],
+    )

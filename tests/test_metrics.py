@@ -14,6 +14,7 @@ from socialtag_jax.metrics import (
     image_scores,
     micro_f1,
     predicted,
+    ranked,
     tag_precision_recall_f1,
 )
 
@@ -46,6 +47,15 @@ def test_threshold_is_exclusive_and_ties_go_to_the_lower_index():
     np.testing.assert_array_equal(predicted(probabilities, 0.25, 2), [[False, True, True, False]])
     np.testing.assert_array_equal(predicted(probabilities, 0.25, 9), [[False, True, True, True]])
     assert not predicted(probabilities, 0.5, 9).any()
+
+
+def test_ranked_on_the_host_is_predicted_on_the_device(random_case: tuple[np.ndarray, np.ndarray]):
+    probabilities = np.round(random_case[0], 1)  # many equal ones
+    flags = np.asarray(predicted(jnp.asarray(probabilities), 0.3, 4))
+    for row, chosen in zip(probabilities, flags, strict=True):
+        indices = ranked(row, 0.3, 4)
+        assert set(indices) == set(np.flatnonzero(chosen))
+        assert list(row[indices]) == sorted(row[indices], reverse=True)
 
 
 def test_no_prediction_scores_zero():

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,16 +14,16 @@ import jax
 import numpy as np
 import pytest
 
-from socialtag_jax import Tagger, trained
+from socialtag_jax import Tagger, files, trained
 from socialtag_jax.checkpoints import RunCheckpoints, like
-from socialtag_jax.config import Augmentation, Checkpoints, Experiment, Input, Model, Optimizer, Stage
+from socialtag_jax.config import Augmentation, Checkpoints, Experiment, Input, Model, Optimizer, Stage, resolve
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import evaluate
 from socialtag_jax.export import export_bundle
 from socialtag_jax.parallel import Devices
-from socialtag_jax.scorers import run_scorer
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.train import Position, Trainer, TrainResult
+from socialtag_jax.trained import run_scorer
 from tests.photos import colour_rows, photo_folder, prepared
 
 EXPERIMENT = Experiment(
@@ -102,7 +103,7 @@ def test_frozen_layers_are_those_of_the_start(run: tuple[Path, list[str]]):
     from socialtag_jax.model import init_params
     from socialtag_jax.steps import build_model
 
-    start = init_params(build_model(EXPERIMENT, 4, "cpu"), jax.random.key(EXPERIMENT.seed), 48)
+    start = init_params(build_model(resolve(EXPERIMENT, "cpu"), 4), jax.random.key(EXPERIMENT.seed), 48)
     end = arrays_of(run[0], 9)
     moved = {
         name
@@ -140,10 +141,34 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert whole == again
 
 
-def test_a_finished_run_is_left_alone_and_more_epochs_go_on(run: tuple[Path, list[str]], dataset: Dataset):
+def test_a_finished_run_is_left_alone(run: tuple[Path, list[str]], dataset: Dataset):
     before = arrays_of(run[0], 9)
     assert train(EXPERIMENT, dataset, run[0]).summary == {}
     assert arrays_of(run[0], 9) == before
+
+
+def test_more_epochs_of_the_last_stage_go_on(run: tuple[Path, list[str]], dataset: Dataset, tmp_path: Path):
+    first, last = EXPERIMENT.stages
+    copy = tmp_path / "run"
+    shutil.copytree(run[0], copy)
+    longer = dataclasses.replace(EXPERIMENT, stages=(first, dataclasses.replace(last, epochs=2)))
+    assert train(longer, dataset, copy).position.step == 12
+    other = dataclasses.replace(EXPERIMENT, stages=(dataclasses.replace(first, epochs=5), last))
+    with pytest.raises(UserError, match=r"started with stages\.0\.epochs = 2, now it is 5"):
+        train(other, dataset, copy)
+
+
+def test_a_run_that_saved_nothing_may_start_over(dataset: Dataset, tmp_path: Path):
+    missing = dataclasses.replace(EXPERIMENT, weights=str(tmp_path / "nothing.safetensors"))
+    with pytest.raises(UserError, match=r"nothing\.safetensors"):
+        train(missing, dataset, tmp_path / "run")
+    short = dataclasses.replace(EXPERIMENT, stages=(Stage(epochs=1),), debug_batches=1)
+    assert train(short, dataset, tmp_path / "run").position.step == 1
+
+
+def test_two_runs_in_one_folder_are_refused(dataset: Dataset, tmp_path: Path):
+    with files.exclusive(tmp_path / "run"), pytest.raises(UserError, match="another process is at work here"):
+        train(EXPERIMENT, dataset, tmp_path / "run")
 
 
 def test_another_configuration_is_refused(run: tuple[Path, list[str]], dataset: Dataset):
@@ -174,39 +199,78 @@ def test_a_diverged_run_stops_with_its_step(dataset: Dataset, tmp_path: Path):
     wild = dataclasses.replace(
         EXPERIMENT, stages=(Stage(epochs=9, freeze_layers=0),), optimizer=Optimizer(learning_rate=1e30)
     )
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) in step \d+, epoch 1"):
+    with pytest.raises(UserError, match=r"the (validation )?loss .*epoch 1,? is (nan|inf): training diverged"):
         train(wild, dataset, tmp_path / "run")
 
 
 def test_position():
-    """Early stopping by hand: losses 3, 2, 2.5, nan with patience 2."""
+    """Early stopping by hand: scores -3, -2, -2.5, -2 with patience 2."""
     stage, position = Stage(epochs=9), Position()
     history = []
-    for step, loss in enumerate([3.0, 2.0, 2.5, float("nan")], start=1):
-        position = position.after_epoch(step, loss)
-        history.append((position.best_loss, position.stale_epochs, position.ended(stage, patience=2)))
-    assert history == [(3.0, 0, False), (2.0, 0, False), (2.0, 1, False), (2.0, 2, True)]
+    for step, score in enumerate([-3.0, -2.0, -2.5, -2.0], start=1):
+        position = position.after_epoch(step, score)
+        history.append((position.best_score, position.stale_epochs, position.ended(stage, patience=2)))
+    assert history == [(-3.0, 0, False), (-2.0, 0, False), (-2.0, 1, False), (-2.0, 2, True)]
     assert not position.ended(stage, patience=0)
     assert position.next_stage() == Position(stage=1, epoch=4, step=4)
 
 
-def test_checkpoints_keep_latest_and_best(tmp_path: Path):
-    """Losses by step: the best is kept beside the two newest, and one that is no number is never the best."""
+def quiet(folder: Path, config: Checkpoints | None = None, *, read_only: bool = False) -> RunCheckpoints:
+    return RunCheckpoints(folder, config or Checkpoints(), log=lambda _: None, read_only=read_only)
+
+
+@pytest.mark.parametrize(("monitor", "best", "kept"), [("loss", 2, [2, 4, 5]), ("f1", 3, [3, 4, 5])])
+def test_checkpoints_keep_latest_and_best(tmp_path: Path, monitor: Any, best: int, kept: list[int]):
+    """The best is kept beside the two newest, and one whose metric is no number is never the best."""
     devices = Devices(jax.local_devices()[:1])
     params = devices.replicate({"layer": {"kernel": np.arange(4, dtype=np.float32)}})
-    with RunCheckpoints(tmp_path / "checkpoints", Checkpoints(), log=lambda _: None) as saved:
-        for step, loss in enumerate([float("nan"), 0.5, 0.9, float("nan"), 0.8], start=1):
-            saved.save(step, params, {"count": np.int32(step)}, {"step": step}, loss)
-        assert saved.best_step() == 2
-    with RunCheckpoints(tmp_path / "checkpoints", None, log=lambda _: None) as saved:
-        assert saved.steps == [2, 4, 5]
-        assert (saved.best_step(), saved.latest_step()) == (2, 5)
+    nan = float("nan")
+    metrics = [(nan, nan), (0.5, 0.1), (0.9, 0.6), (nan, nan), (0.8, 0.2)]
+    with quiet(tmp_path / "checkpoints", Checkpoints(monitor=monitor)) as saved:
+        for step, (loss, f1) in enumerate(metrics, start=1):
+            saved.save(step, params, {"count": np.int32(step)}, {"step": step}, {"loss": loss, "f1": f1})
+        assert saved.best_step() == best
+    with quiet(tmp_path / "checkpoints", Checkpoints(monitor=monitor), read_only=True) as saved:
+        assert saved.steps == kept
+        assert (saved.best_step(), saved.latest_step()) == (best, 5)
         assert saved.meta(4) == {"step": 4}
         restored = saved.restore_params(5, like(params, devices.replicated))
         np.testing.assert_array_equal(restored["layer"]["kernel"], np.arange(4))
         wrong = {"layer": {"kernel": np.zeros((2, 2), np.float32)}}
         with pytest.raises(UserError, match="does not fit the model or is damaged"):
             saved.restore_params(5, like(wrong, devices.replicated))
+
+
+@pytest.mark.parametrize("part", ["params", "optimizer", "meta"])
+def test_a_damaged_newest_checkpoint_is_walked_back_over(tmp_path: Path, part: str):
+    """Whatever part of it is broken; and the run's next checkpoint can take its place."""
+    devices = Devices(jax.local_devices()[:1])
+    params = devices.replicate({"layer": {"kernel": np.arange(4000, dtype=np.float32)}})
+    state = devices.replicate({"count": np.arange(4000, dtype=np.int32)})
+    likes = (like(params, devices.replicated), like(state, devices.replicated))
+    folder = tmp_path / "checkpoints"
+    with quiet(folder) as saved:
+        for step in (1, 2):
+            saved.save(step, params, state, {"step": step}, {"loss": 1.0 / step, "f1": 0.0})
+    for path in (folder / "2" / part).rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    lines: list[str] = []
+    with RunCheckpoints(folder, Checkpoints(), log=lines.append) as saved:
+        restored = saved.restore_newest(lambda _: likes)
+        assert restored is not None
+        assert (restored.step, restored.meta) == (1, {"step": 1})
+        np.testing.assert_array_equal(restored.params["layer"]["kernel"], np.arange(4000))
+        saved.save(2, params, state, {"step": 2, "again": True}, {"loss": 0.5, "f1": 0.0})
+    assert len(lines) == 1
+    assert f"{folder / '2'}: the checkpoint does not fit the model or is damaged" in lines[0]
+    with quiet(folder, read_only=True) as saved:
+        assert saved.meta(2) == {"step": 2, "again": True}
+
+
+def test_no_readable_checkpoint_at_all(tmp_path: Path):
+    with quiet(tmp_path / "checkpoints") as saved:
+        assert saved.restore_newest(lambda _: (None, None)) is None
 
 
 def test_restored_on_fewer_devices(run: tuple[Path, list[str]]):
@@ -302,6 +366,16 @@ def test_a_changed_bundle_is_refused(bundle: Path, name: str):
 def test_export_never_overwrites(run: tuple[Path, list[str]], bundle: Path):
     with pytest.raises(UserError, match="exists already"):
         export_bundle(trained.load(run[0], "latest", Devices(), log=lambda _: None), bundle)
+
+
+def test_evaluation_knows_the_data_set_it_was_trained_on(
+    run: tuple[Path, list[str]], source: Path, dataset: Dataset, tmp_path: Path
+):
+    """Byte-identical data prepared again is the same data set; another seed's splits are not."""
+    scorer = run_scorer(run[0], "latest", Devices(), log=lambda _: None)
+    assert scorer.trained_on == dataset.fingerprint
+    assert open_dataset(prepared(source, tmp_path / "again").folder).fingerprint == dataset.fingerprint
+    assert open_dataset(prepared(source, tmp_path / "other", seed=3).folder).fingerprint != dataset.fingerprint
 
 
 def test_another_vocabulary_is_refused(run: tuple[Path, list[str]], source: Path, tmp_path: Path):

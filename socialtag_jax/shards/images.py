@@ -100,8 +100,8 @@ def _decode(data: bytes, image_size: int) -> Image.Image:
         if shrunk[0] < width:
             image.draft(image.mode, shrunk)
         image.load()
-        oriented = ImageOps.exif_transpose(image)
-        return _to_srgb(oriented, profile)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_srgb(image, profile)
 
 
 def _shrunk_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
@@ -127,4 +127,4 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, OSError, ValueError):
             # A profile that is broken, or made for another kind of pixels, says nothing: the pixels are taken as sRGB.
             pass
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
