@@ -6,11 +6,15 @@ PYTHON ?= python3
 demo: .venv/demo.done
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python experiments/demo.py
 
-test: .venv-test/test.done
+test: lint types
+	.venv-test/bin/python -m pytest
+
+lint: .venv-test/test.done
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
+
+types: .venv-test/test.done
 	.venv-test/bin/pyright --pythonpath .venv-test/bin/python
-	.venv-test/bin/python -m pytest
 
 test-interop: .venv-interop/interop.done
 	.venv-interop/bin/python -m pytest -m interop

@@ -5,6 +5,7 @@ Command:  make demo
 
 import csv
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-DEMO = Path("demo")
+DEMO = Path(os.path.relpath(HERE.parent / "demo"))
 PHOTOS, DATA, RUN, BUNDLE = DEMO / "photos", DEMO / "data", DEMO / "run", DEMO / "bundle"
 SHOWN = 6
 

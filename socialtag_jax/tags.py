@@ -128,22 +128,26 @@ class TagVocabulary:
 
     @classmethod
     def load(cls, labels_path: Path) -> Self:
-        """Reads what `save` wrote; ids serve as display forms where that file is missing (TFDS writes none).
+        """Reads what `save` wrote.
+
+        Where the file of display forms is missing (TFDS writes none), labels are display forms, in whatever case.
 
         Raises:
           UserError: a file that cannot be read, an id that is not normalised or stands twice, files of unequal length.
         """
-        tags = _read_lines(labels_path)
+        labels = _read_lines(labels_path)
+        display_path = _display_path(labels_path)
+        foreign = not display_path.exists()
+        tags = [normalise_tag(label) for label in labels] if foreign else labels
         first_line: dict[str, int] = {}
-        for line, tag in enumerate(tags, start=1):
+        for line, (label, tag) in enumerate(zip(labels, tags, strict=True), start=1):
             where = f"{labels_path}, line {line}"
             if not tag or normalise_tag(tag) != tag:
                 expected = f"expected {normalise_tag(tag)!r}" if normalise_tag(tag) else "expected a tag"
-                raise UserError(f"{tag!r} is not a normalised tag, {expected}", where=where, hint=_RESTORE)
+                raise UserError(f"{label!r} is not a normalised tag, {expected}", where=where, hint=_RESTORE)
             if first_line.setdefault(tag, line) != line:
                 raise UserError(f"the tag {tag!r} stands in line {first_line[tag]} too", where=where, hint=_RESTORE)
-        display_path = _display_path(labels_path)
-        displays = _read_lines(display_path) if display_path.exists() else tags
+        displays = labels if foreign else _read_lines(display_path)
         if len(displays) != len(tags):
             what = f"{len(displays)} lines, but {labels_path.name} has {len(tags)}"
             raise UserError(what, where=display_path, hint=_RESTORE)

@@ -163,6 +163,12 @@ def test_files(tmp_path: Path, name: str) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_labels_of_other_programs_are_display_forms(tmp_path: Path) -> None:
+    (tmp_path / "tags.labels.txt").write_text("New York\n#Sea\n")
+    vocabulary = TagVocabulary.load(tmp_path / "tags.labels.txt")
+    assert vocabulary == TagVocabulary(("new york", "sea"), ("New York", "#Sea"))
+
+
 def test_ids_stand_in_for_missing_display_forms(tmp_path: Path) -> None:
     labels = tmp_path / "tags.labels.txt"
     labels.write_bytes(b"sea\nsky")

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from socialtag_jax.errors import UserError
+from socialtag_jax.machine import usable_cores
 from socialtag_jax.sources.postcard_art.painting import paint
 from socialtag_jax.sources.postcard_art.plan import SOCIAL_RATES, plan_postcard, random_streams
 
@@ -71,7 +72,7 @@ def render(folder: Path, *, count: int = 1200, seed: int = 0, workers: int | Non
     try:
         _claim(folder, {"edition": _EDITION, "count": count, "seed": seed})
         if not tags_csv.exists():
-            _draw_missing(folder, count, seed, workers or os.cpu_count() or 1)
+            _draw_missing(folder, count, seed, workers or usable_cores())
             _write(tags_csv, _tags_table(count, seed).encode())
     except OSError as error:
         raise UserError(f"cannot write the postcards: {error.strerror}", where=error.filename or folder) from error
