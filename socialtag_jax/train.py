@@ -320,7 +320,7 @@ class Trainer:
             f"forward pass: {sum(flop_list) / 1e9:.2f} GFLOPs an image at {experiment.model.input_size} px, "
             f"{jnp.dtype(self._model.compute_dtype).name}"
         )
-        if all(position.ended(stage, 0) for stage in experiment.stages[position.stage :]):
+        if position.stage + 1 == len(experiment.stages) and position.ended(experiment.stages[-1], 0):
             return
         operations = 0.0
         for number, stage in enumerate(experiment.stages[position.stage :]):

@@ -16,9 +16,6 @@ from socialtag_jax.errors import UserError
 IMAGE_SIZE = 288
 """Default length of a canonical image's shorter side, in pixels: 224 with room for augmentation."""
 
-MAX_PIXELS = 178_956_970
-"""Larger photos are refused as decompression bombs (Pillow's own hard limit, 512 MiB of RGB)."""
-
 _JPEG_QUALITY = 95
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -56,8 +53,9 @@ def canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZ
         raise ImageError("no permission to read the file") from None
     except UnidentifiedImageError:
         raise ImageError("not an image, or of a kind that Pillow cannot read") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"more than {MAX_PIXELS:,} pixels: refused as a decompression bomb") from None
+    except Image.DecompressionBombError as error:
+        # Pillow's own limit is 512 MiB of RGB pixels; its message has the size and the limit.
+        raise ImageError(f"refused as a decompression bomb: {str(error).split(',')[0]}") from None
     except Exception as error:
         # On damaged files Pillow's decoders raise nearly anything, and no photo may end a run over a million of them.
         reason = str(error) or type(error).__name__
@@ -89,15 +87,10 @@ def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
 
 def _decode(data: bytes, image_size: int) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ImageError(
-                f"{width} x {height} pixels is more than the limit of {MAX_PIXELS:,}: refused as a decompression bomb"
-            )
         profile = image.info.get("icc_profile")
         # JPEG only: lets the decoder shrink by 2, 4 or 8 on the way, to no less than twice the wanted size.
         shrunk = _shrunk_size(image.size, 2 * image_size)
-        if shrunk[0] < width:
+        if shrunk[0] < image.width:
             image.draft(image.mode, shrunk)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
