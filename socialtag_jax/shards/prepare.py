@@ -268,8 +268,9 @@ def _write_dataset(
     for split in SPLITS:
         members = [one for one in kept if split_of[one.photo.image_id] == split]
         if members:
-            shards[split] = _write_split(split, members, vocabulary, final, options)
-            statistics[split] = tag_statistics((vocabulary.encode(one.photo.tags) for one in members), len(vocabulary))
+            tags = [vocabulary.encode(one.photo.tags) for one in members]
+            shards[split] = _write_split(split, members, tags, final, options)
+            statistics[split] = tag_statistics(tags, len(vocabulary))
             done += len(members)
             progress.update(done)
     vocabulary.save(final / LABELS)
@@ -292,17 +293,16 @@ class _Kept:
 
 
 def _write_split(
-    split: str, kept: Sequence[_Kept], vocabulary: TagVocabulary, final: Path, options: PrepareOptions
+    split: str, kept: Sequence[_Kept], tags: Sequence[tuple[int, ...]], final: Path, options: PrepareOptions
 ) -> SplitShards:
     def encoded() -> Iterator[bytes]:
         previous = None
-        for one in kept:
+        for one, its_tags in zip(kept, tags, strict=True):
             # A large data set has more chunk files than a process may hold open.
             if previous is not None and previous is not one.source:
                 previous.close()
             previous = one.source
-            image = one.source[one.record]
-            yield encode_example(Record(image, one.photo.image_id, vocabulary.encode(one.photo.tags)))
+            yield encode_example(Record(one.source[one.record], one.photo.image_id, its_tags))
 
     # Sizes are needed before the first byte is written, since the number of shards is part of every name.
     total = sum(one.source.frame_size(one.record) for one in kept)

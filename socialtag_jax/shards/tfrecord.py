@@ -55,9 +55,8 @@ class ShardWriter:
         """Appends one record."""
         length = struct.pack("<Q", len(record))
         self.offsets.append(self._size)
-        self._file.write(length + _CRC.pack(masked_crc32c(length)))
-        self._file.write(record)
-        self._file.write(_CRC.pack(masked_crc32c(record)))
+        header = length + _CRC.pack(masked_crc32c(length))
+        self._file.write(b"".join((header, record, _CRC.pack(masked_crc32c(record)))))
         self._size += len(record) + _OVERHEAD
 
 
