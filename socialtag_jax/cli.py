@@ -12,13 +12,9 @@ import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from socialtag_jax.errors import UsageError, UserError
-
-if TYPE_CHECKING:
-    from socialtag_jax.sources.photo import Photo
-    from socialtag_jax.tags import TagStatistics, TagVocabulary
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -63,6 +59,7 @@ def _run(arguments: list[str]) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     from socialtag_jax import __version__
+    from socialtag_jax.sources import SOURCES
 
     parser = argparse.ArgumentParser(
         prog="socialtag",
@@ -79,8 +76,10 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
 
     _add_prepare(add("prepare", _prepare, "Turn tagged photos into a data set of TFRecord shards."))
 
-    stats = add("stats", _stats, "Print a data set's tag statistics.")
-    stats.add_argument("dataset", type=Path, help="a data set's folder, as `prepare` printed it")
+    stats = add("stats", _stats, "Print tag statistics of a data set, or of a source's label files.")
+    stats.add_argument("dataset", type=Path, help="a data set's folder, as `prepare` printed it; or a source's")
+    stats.add_argument("--source", choices=SOURCES[:-1], help="count the labels of such a source, without its images")
+    stats.add_argument("--tag-separator", default=" ", help="between the tags of a CSV cell (default: a space)")
     stats.add_argument(
         "--top", type=_positive, default=10, metavar="N", help="how many of the most frequent tags (default 10)"
     )
@@ -157,9 +156,12 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
         "--input",
         type=Path,
         required=True,
-        help="a CSV file (path,tags[,split]) or its folder; postcards: where to draw",
+        help="a CSV file (path,tags[,split]) or its folder; harrison: the lists' folder; postcards: where to draw",
     )
     prepare.add_argument("--output", type=Path, required=True, help="the folder of all data sets")
+    prepare.add_argument(
+        "--overlay", type=Path, help="harrison: a folder of images that replace others of the same path"
+    )
     prepare.add_argument("--name", help="the data set's name (default: from the input's)")
     prepare.add_argument("--version", default="1.0.0", help="the data set's version (default 1.0.0)")
     prepare.add_argument("--tag-separator", default=" ", help="between the tags of a cell (default: a space)")
@@ -195,11 +197,11 @@ def log(line: str) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> int:
+    from socialtag_jax import sources
     from socialtag_jax.shards.prepare import PrepareOptions, prepare
-    from socialtag_jax.sources import dataset_name
 
     prepare_options = PrepareOptions(
-        name=options.name or dataset_name(options.source, options.input),
+        name=options.name or sources.dataset_name(options.source, options.input),
         version=options.version,
         image_size=options.image_size,
         seed=options.seed,
@@ -208,7 +210,15 @@ def _prepare(options: argparse.Namespace) -> int:
         allow_leaks=options.allow_leaks,
         workers=options.workers,
     )
-    photos = _read_source(options)
+    source = sources.SourceOptions(
+        source=options.source,
+        path=options.input,
+        tag_separator=options.tag_separator,
+        overlay=options.overlay,
+        seed=options.seed,
+        workers=options.workers,
+    )
+    photos = sources.read(source, log)
     log(f"{len(photos):,} photos in {options.input}")
     result = prepare(photos, options.output, prepare_options, log=log, stream=sys.stderr)
     log(f"{result.photos:,} photos in = {result.written:,} written + {result.rejected:,} rejected")
@@ -218,63 +228,31 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read_source(options: argparse.Namespace) -> "list[Photo]":
-    from socialtag_jax.sources import tags_csv
-
-    source = options.input
-    if options.source == "postcards":
-        from socialtag_jax.sources import postcards
-
-        log(f"drawing postcards in {source}")
-        source = postcards.render(source, seed=options.seed, workers=options.workers)
-    return tags_csv.read(source, tag_separator=options.tag_separator, warn=lambda text: log(f"warning: {text}"))
-
-
 def _stats(options: argparse.Namespace) -> int:
-    from socialtag_jax.shards.dataset import open_dataset
+    from socialtag_jax import stats
 
-    dataset = open_dataset(options.dataset)
-    parts = dict(dataset.statistics)
-    parts["whole"] = functools.reduce(operator.add, parts.values())
+    if options.source is None:
+        from socialtag_jax.shards.dataset import open_dataset
+
+        dataset = open_dataset(options.dataset)
+        name, folder, vocabulary = dataset.name, dataset.folder, dataset.vocabulary
+        parts = dict(dataset.statistics)
+        parts["whole"] = functools.reduce(operator.add, parts.values())
+    else:
+        from socialtag_jax import sources
+
+        source = sources.SourceOptions(
+            options.source, options.dataset, tag_separator=options.tag_separator, need_images=False
+        )
+        name, folder = f"labels of {options.source}", options.dataset
+        vocabulary, parts = stats.count_labels(sources.read(source, log))
     if options.json:
-        shown = {name: _statistics_json(part, dataset.vocabulary, options.top) for name, part in parts.items()}
-        print(json.dumps({"dataset": dataset.name, "folder": str(dataset.folder), "splits": shown}, ensure_ascii=False))
-        return 0
-    print(f"{dataset.name} in {dataset.folder}")
-    titles = ("images", "without tags", "unique tags", "mean tags", "median", "max")
-    print(f"{'':12}" + "".join(f"{title:>14}" for title in titles))
-    for name, part in parts.items():
-        numbers = (part.images, part.images_without_tags, part.unique_tags)
-        spread = f"{part.mean_tags:14.2f}{part.median_tags:14g}{part.max_tags:14,}"
-        print(f"{name:12}" + "".join(f"{number:14,}" for number in numbers) + spread)
-    for name, part in parts.items():
-        top = _statistics_json(part, dataset.vocabulary, options.top)["most_frequent"]
-        print(f"\nmost frequent tags, {name}:")
-        for entry in top:
-            print(f"  {entry['display']:<24}{entry['images']:>10,}{entry['share']:>10.2%}")
+        shown = {part: stats.as_json(value, vocabulary, options.top) for part, value in parts.items()}
+        print(json.dumps({"dataset": name, "folder": str(folder), "splits": shown}, ensure_ascii=False))
+    else:
+        print(f"{name} in {folder}")
+        print(stats.as_text(parts, vocabulary, options.top))
     return 0
-
-
-def _statistics_json(part: "TagStatistics", vocabulary: "TagVocabulary", top: int) -> dict[str, Any]:
-    order = sorted(range(len(vocabulary)), key=lambda tag: (-part.counts[tag], tag))
-    return {
-        "images": part.images,
-        "images_without_tags": part.images_without_tags,
-        "unique_tags": part.unique_tags,
-        "mean_tags": part.mean_tags,
-        "median_tags": part.median_tags,
-        "max_tags": part.max_tags,
-        "most_frequent": [
-            {
-                "tag": vocabulary.tags[tag],
-                "display": vocabulary.displays[tag],
-                "images": int(part.counts[tag]),
-                "share": int(part.counts[tag]) / max(part.images, 1),
-            }
-            for tag in order[:top]
-            if part.counts[tag]
-        ],
-    }
 
 
 def _weights_fetch(_: argparse.Namespace) -> int:

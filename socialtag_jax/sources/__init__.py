@@ -1,15 +1,71 @@
 """Data sets as found on disk -> photos."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = ("tags-csv", "postcards")
+from socialtag_jax.errors import UsageError
+from socialtag_jax.sources.photo import Photo
+
+SOURCES = ("tags-csv", "harrison", "postcards")
 """What `socialtag prepare --source` reads."""
 
 
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where a source lies, and how it is to be read.
+
+    Attributes:
+      source: one of `SOURCES`.
+      path: a CSV file or its folder (tags-csv), the folder of the lists (harrison), or where to draw (postcards).
+      tag_separator: between the tags of a cell (tags-csv).
+      overlay: a folder of images that replace others by the same relative path (harrison).
+      need_images: False where only the labels are wanted.
+      seed: of the drawings (postcards).
+      workers: processes that draw; None for one a core (postcards).
+    """
+
+    source: str
+    path: Path
+    tag_separator: str = " "
+    overlay: Path | None = None
+    need_images: bool = True
+    seed: int = 0
+    workers: int | None = None
+
+
+def read(options: SourceOptions, log: Callable[[str], None]) -> list[Photo]:
+    """The photos of a source.
+
+    Raises:
+      UsageError: an option that the source does not have.
+      UserError: as the source's own `read`.
+    """
+    if options.overlay is not None and options.source != "harrison":
+        raise UsageError(f"the source {options.source} has no overlay", where="--overlay")
+
+    def warn(text: str) -> None:
+        log(f"warning: {text}")
+
+    if options.source == "harrison":
+        from socialtag_jax.sources import harrison
+
+        return harrison.read(options.path, overlay=options.overlay, need_images=options.need_images, warn=warn)
+    from socialtag_jax.sources import tags_csv
+
+    path = options.path
+    if options.source == "postcards":
+        from socialtag_jax.sources import postcards
+
+        log(f"drawing postcards in {path}")
+        path = postcards.render(path, seed=options.seed, workers=options.workers)
+    return tags_csv.read(path, tag_separator=options.tag_separator, warn=warn)
+
+
 def dataset_name(source: str, path: Path) -> str:
-    """A TFDS name for a data set that was given none: from the CSV file's folder, or the folder itself."""
-    if source == "postcards":
+    """A TFDS name for a data set that was given none: the source's own, or from the CSV file's folder."""
+    if source != "tags-csv":
         return source
     folder = path.parent if path.is_file() else path
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
