@@ -85,6 +85,16 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     _add_json(stats)
 
+    preview = add("preview", _preview, "Write a PNG of photos as the network sees them.")
+    preview.add_argument("dataset", type=Path, help="a data set's folder")
+    preview.add_argument("--augmented", action="store_true", help="beside each photo, augmented versions of it")
+    preview.add_argument("--split", default="train", help="train (default), validation or test")
+    preview.add_argument("--output", type=Path, default=Path("preview.png"), help="the file (default preview.png)")
+    preview.add_argument("--input-size", type=_positive, default=224, help="of a cell, in pixels (default 224)")
+    preview.add_argument("--rows", type=_positive, default=5, help="default 5")
+    preview.add_argument("--columns", type=_positive, default=6, help="default 6")
+    preview.add_argument("--seed", type=_not_negative, default=0, help="of the choice and the augmentation (default 0)")
+
     weights = add("weights", None, "Get or convert VGG16 convolution weights.")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", help="fetch ImageNet weights into the cache", allow_abbrev=False)
@@ -170,7 +180,7 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--image-size", type=_positive, default=288, help="shorter side of stored images (default 288)"
     )
-    prepare.add_argument("--seed", type=int, default=0, help="of random splits and record order (default 0)")
+    prepare.add_argument("--seed", type=_not_negative, default=0, help="of random splits and record order (default 0)")
     prepare.add_argument("--workers", type=_positive, help="decoding processes (default: one a core)")
     prepare.add_argument("--allow-leaks", action="store_true", help="go on though a photo stands in two splits")
 
@@ -188,6 +198,12 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
@@ -252,6 +268,25 @@ def _stats(options: argparse.Namespace) -> int:
     else:
         print(f"{name} in {folder}")
         print(stats.as_text(parts, vocabulary, options.top))
+    return 0
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from socialtag_jax import preview
+    from socialtag_jax.config import Augmentation
+    from socialtag_jax.shards.dataset import open_dataset
+
+    sheet = preview.contact_sheet(
+        open_dataset(options.dataset),
+        options.split,
+        rows=options.rows,
+        columns=options.columns,
+        size=options.input_size,
+        augmentation=Augmentation(enabled=options.augmented),
+        seed=options.seed,
+    )
+    preview.write_png(sheet, options.output)
+    print(options.output)
     return 0
 
 
