@@ -59,8 +59,8 @@ def params_of(model: Any) -> dict[str, dict[str, np.ndarray]]:
 def test_ten_steps_of_keras(freeze_layers: int):
     """Tolerance: a hundredth of the way that ten Adam steps of 1e-4 can go, for all but one parameter in 200.
 
-    (Adam divides each gradient by its own size: where one is near zero, rounding and epsilon decide where it goes.) Half
-    of all parameters agree to 1e-7.
+    (Adam divides each gradient by its own size: where one is near zero, rounding and epsilon decide where it goes.)
+    Half of all parameters agree to 1e-7.
     """
     model = keras_model(freeze_layers)
     start = params_of(model)
