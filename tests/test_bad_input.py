@@ -16,6 +16,13 @@ from socialtag_jax.shards.tfrecord import RecordSource
 from tests.photos import colour_rows, draw, photo_folder
 
 
+def show(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    """Prints a line under `pytest -s`, and only there."""
+    if capsys.request.config.getoption("capture") == "no":
+        with capsys.disabled():
+            print(f"\n  {line}")
+
+
 def socialtag(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     """(exit code, the error's line) of a command; shows the line under `pytest -s`."""
     with pytest.raises(SystemExit) as stopped:
@@ -23,8 +30,8 @@ def socialtag(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[i
     err = capsys.readouterr().err
     assert "Traceback" not in err
     line = next((line for line in err.splitlines() if "error: " in line), "")
-    with capsys.disabled():
-        print(f"\n  exit {stopped.value.code}: {line}" if line else "")
+    if line:
+        show(capsys, f"exit {stopped.value.code}: {line}")
     assert isinstance(stopped.value.code, int)
     return stopped.value.code, line
 
@@ -69,9 +76,8 @@ def test_odd_photos(odd_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     folder = tmp_path / "odd" / "1.0.0"
     with (folder / "rejects.csv").open(newline="") as file:
         reasons = {row["image_id"]: row["reason"] for row in csv.DictReader(file)}
-    with capsys.disabled():
-        for name, reason in reasons.items():
-            print(f"  {name}: {reason}")
+    for name, reason in reasons.items():
+        show(capsys, f"{name}: {reason}")
     assert set(reasons) == {"missing.jpg", "truncated.jpg", "empty.jpg", "bomb.png", "text.jpg"}
     assert reasons["missing.jpg"] == "no such file"
     assert "truncated" in reasons["truncated.jpg"]
