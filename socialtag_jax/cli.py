@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import operator
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nsocialtag: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Everything of ours is closed; a compilation that XLA is still at would crash the interpreter's orderly end.
+        os._exit(130)
 
 
 def _run(arguments: list[str]) -> int:

@@ -116,12 +116,15 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
     before, now = _flat(dataclasses.asdict(old.experiment)), _flat(dataclasses.asdict(new.experiment))
     # Training longer is going on; anything else would be another run. How fast input is read changes no result.
     last = len(old.experiment.stages) - 1
-    free = ("name", "input.threads", "checkpoints.", f"stages.{last}.epochs")
+    free = ["name", "input.threads", "checkpoints."]
+    longer = f"stages.{last}.epochs"
+    if now.get(longer, 0) >= before[longer]:
+        free.append(longer)
     changed = [
         key
         for key in sorted(set(before) | set(now))
         if before.get(key) != now.get(key)
-        and not key.startswith(free)
+        and not key.startswith(tuple(free))
         and not (key.startswith("stages.") and key not in before)  # a further stage
     ]
     if changed:

@@ -6,10 +6,14 @@ whole or not at all, which makes a killed `prepare` resumable.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -68,20 +72,28 @@ class ChunkPool:
       folder: where the chunk files go, and where those of an interrupted run are found.
       image_size: of the canonical images.
       workers: processes; None for one a usable core.
+      stream: where progress is shown.
     """
 
-    def __init__(self, paths: Sequence[Path], folder: Path, image_size: int, workers: int | None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], folder: Path, image_size: int, workers: int | None, stream: TextIO
+    ) -> None:
         self.files = [folder / f"chunk-{start:09d}" for start in range(0, len(paths), CHUNK_PHOTOS)]
         self._total = len(paths)
         missing = [number for number, file in enumerate(self.files) if not file.exists()]
         count = min(workers or usable_cores(), max(len(missing), 1))
         # Spawned, not forked: a forked child inherits the locks that other threads of this process happened to hold.
         context = multiprocessing.get_context("spawn")
-        self._pool = concurrent.futures.ProcessPoolExecutor(count, context, _ignore_interrupts)
+        self._pool = concurrent.futures.ProcessPoolExecutor(count, context, _watch_parent)
         self._sizes: dict[concurrent.futures.Future[None], int] = {}
-        for number in missing:
-            chunk = paths[number * CHUNK_PHOTOS : (number + 1) * CHUNK_PHOTOS]
-            self._sizes[self._pool.submit(write_chunk, chunk, self.files[number], image_size)] = len(chunk)
+        # The first submission starts the workers.
+        with _interrupts_ignored():
+            for number in missing:
+                chunk = paths[number * CHUNK_PHOTOS : (number + 1) * CHUNK_PHOTOS]
+                self._sizes[self._pool.submit(write_chunk, chunk, self.files[number], image_size)] = len(chunk)
+        done = self._total - sum(self._sizes.values())
+        self._progress = Progress("prepare", self._total, "images", stream, done=done)
+        self._done = done
 
     def __enter__(self) -> "ChunkPool":
         return self
@@ -89,27 +101,46 @@ class ChunkPool:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def wait(self, stream: TextIO) -> None:
+    def wait(self) -> None:
         """Waits until every chunk file is there.
 
         Raises:
           UserError: a worker process died.
         """
-        done = self._total - sum(self._sizes.values())
-        progress = Progress("prepare", self._total, "images", stream, done=done)
         try:
             for future in concurrent.futures.as_completed(self._sizes):
                 future.result()
-                done += self._sizes[future]
-                progress.update(done)
+                self._done += self._sizes[future]
+                self._progress.update(self._done)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
                 "a worker process died (out of memory?)",
                 hint="run the same command again with fewer --workers: it goes on where it stopped",
             ) from error
-        progress.finish(done)
+        self._progress.finish(self._done)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the main one tells the workers to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C from their first instruction: the main process tells them to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _watch_parent() -> None:
+    """Ends this worker when the main process is gone, however it went: an orphan would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

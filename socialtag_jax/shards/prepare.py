@@ -110,14 +110,14 @@ def prepare(
     with files.exclusive(partial):
         _open_partial(partial, hashlib.sha256(f"{files_state} {options.image_size}".encode()).hexdigest(), log)
         paths = [photo.path for photo in photos]
-        with chunks.ChunkPool(paths, partial, options.image_size, options.workers) as pool:
+        with chunks.ChunkPool(paths, partial, options.image_size, options.workers, stream) as pool:
             # All that can be wrong with the tags or the splits is found while the first photos are being decoded.
             splits = _splits(photos, options, log)
             _vocabulary([photo.tags for photo in photos], options)
             # Half a second of imports, which the wait hides.
             from socialtag_jax.shards import metadata
 
-            pool.wait(stream)
+            pool.wait()
         final = partial / "final"
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir()
