@@ -4,11 +4,9 @@ Rooms are imported inside their command, so that `--help` answers at once.
 """
 
 import argparse
-import functools
 import io
 import json
 import logging
-import operator
 import os
 import sys
 from collections.abc import Sequence
@@ -84,6 +82,8 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     stats.add_argument("dataset", type=Path, help="a data set's folder, as `prepare` printed it; or a source's")
     stats.add_argument("--source", choices=SOURCES[:-1], help="count the labels of such a source, without its images")
     stats.add_argument("--tag-separator", default=" ", help="between the tags of a CSV cell (default: a space)")
+    _add_pruning(stats)
+    stats.add_argument("--seed", type=_not_negative, default=0, help="of the balancing (default 0)")
     stats.add_argument(
         "--top", type=_positive, default=10, metavar="N", help="how many of the most frequent tags (default 10)"
     )
@@ -170,7 +170,8 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
         "--input",
         type=Path,
         required=True,
-        help="a CSV file (path,tags[,split]) or its folder; harrison: the lists' folder; postcards: where to draw",
+        help="a CSV file (path,tags[,split]) or its folder; harrison: the lists' folder; mirflickr: its folder; "
+        "postcards: where to draw",
     )
     prepare.add_argument("--output", type=Path, required=True, help="the folder of all data sets")
     prepare.add_argument(
@@ -179,14 +180,26 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("--name", help="the data set's name (default: from the input's)")
     prepare.add_argument("--version", default="1.0.0", help="the data set's version (default 1.0.0)")
     prepare.add_argument("--tag-separator", default=" ", help="between the tags of a cell (default: a space)")
-    prepare.add_argument("--min-images", type=_positive, default=1, help="drop tags that fewer photos have (default 1)")
-    prepare.add_argument("--only-tags", nargs="+", metavar="TAG", help="keep only these tags")
+    _add_pruning(prepare)
+    for split in ("validation", "test"):
+        help_text = f"share or number of photos drawn for {split}, where the source does not say (default 0.1)"
+        prepare.add_argument(f"--{split}", type=_amount, default=0.1, metavar="AMOUNT", help=help_text)
     prepare.add_argument(
         "--image-size", type=_positive, default=288, help="shorter side of stored images (default 288)"
     )
     prepare.add_argument("--seed", type=_not_negative, default=0, help="of random splits and record order (default 0)")
     prepare.add_argument("--workers", type=_positive, help="decoding processes (default: one a core)")
     prepare.add_argument("--allow-leaks", action="store_true", help="go on though a photo stands in two splits")
+
+
+def _add_pruning(parser: argparse.ArgumentParser) -> None:
+    from socialtag_jax.balancing import describe_balancing
+    from socialtag_jax.pruning import describe_rules
+
+    rules = f"drop tags and photos, in this order: {describe_rules()}"
+    parser.add_argument("--pruning", nargs="+", default=[], metavar="RULE", help=rules)
+    balancing = f"take frequent tags from training photos, at random: {describe_balancing()}"
+    parser.add_argument("--balancing", nargs="+", default=[], metavar="RULE", help=balancing)
 
 
 def _add_json(parser: Any) -> None:
@@ -211,6 +224,13 @@ def _not_negative(text: str) -> int:
     return int(text)
 
 
+def _amount(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a share below 1 nor a number of photos") from None
+
+
 def log(line: str) -> None:
     """One line to stderr: stdout belongs to results."""
     print(line, file=sys.stderr, flush=True)
@@ -218,6 +238,8 @@ def log(line: str) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     from socialtag_jax import sources
+    from socialtag_jax.balancing import parse_balancing
+    from socialtag_jax.pruning import parse_rules
     from socialtag_jax.shards.prepare import PrepareOptions, prepare
 
     prepare_options = PrepareOptions(
@@ -225,8 +247,10 @@ def _prepare(options: argparse.Namespace) -> int:
         version=options.version,
         image_size=options.image_size,
         seed=options.seed,
-        min_images=options.min_images,
-        only_tags=None if options.only_tags is None else tuple(options.only_tags),
+        validation=options.validation,
+        test=options.test,
+        pruning=parse_rules(options.pruning),
+        balancing=parse_balancing(options.balancing),
         allow_leaks=options.allow_leaks,
         workers=options.workers,
     )
@@ -238,10 +262,9 @@ def _prepare(options: argparse.Namespace) -> int:
         seed=options.seed,
         workers=options.workers,
     )
-    photos = sources.read(source, log)
-    log(f"{len(photos):,} photos in {options.input}")
-    result = prepare(photos, options.output, prepare_options, log=log, stream=sys.stderr)
-    log(f"{result.photos:,} photos in = {result.written:,} written + {result.rejected:,} rejected")
+    result = prepare(sources.read(source, log), options.output, prepare_options, log=log, stream=sys.stderr)
+    left_out = f" + {result.left_out:,} left out" if result.left_out else ""
+    log(f"{result.photos:,} photos in = {result.written:,} written + {result.rejected:,} rejected{left_out}")
     if result.rejected:
         log(f"warning: see {result.folder / 'rejects.csv'} for why photos were rejected")
     print(result.folder)
@@ -254,24 +277,28 @@ def _stats(options: argparse.Namespace) -> int:
     if options.source is None:
         from socialtag_jax.shards.dataset import open_dataset
 
+        if options.pruning or options.balancing:
+            hint = "name a --source, or give the rules to `socialtag prepare`"
+            raise UsageError("a prepared data set keeps its tags", where="--pruning, --balancing", hint=hint)
         dataset = open_dataset(options.dataset)
-        name, folder, vocabulary = dataset.name, dataset.folder, dataset.vocabulary
-        parts = dict(dataset.statistics)
-        parts["whole"] = functools.reduce(operator.add, parts.values())
+        name, folder, report = dataset.name, dataset.folder, stats.of_dataset(dataset)
     else:
         from socialtag_jax import sources
+        from socialtag_jax.balancing import parse_balancing
+        from socialtag_jax.pruning import parse_rules
 
         source = sources.SourceOptions(
             options.source, options.dataset, tag_separator=options.tag_separator, need_images=False
         )
+        pruning, balancing = parse_rules(options.pruning), parse_balancing(options.balancing)
+        report = stats.of_source(sources.read(source, log), pruning, balancing, options.seed)
         name, folder = f"labels of {options.source}", options.dataset
-        vocabulary, parts = stats.count_labels(sources.read(source, log))
     if options.json:
-        shown = {part: stats.as_json(value, vocabulary, options.top) for part, value in parts.items()}
-        print(json.dumps({"dataset": name, "folder": str(folder), "splits": shown}, ensure_ascii=False))
+        content = {"dataset": name, "folder": str(folder), **stats.as_json(report, options.top)}
+        print(json.dumps(content, ensure_ascii=False))
     else:
         print(f"{name} in {folder}")
-        print(stats.as_text(parts, vocabulary, options.top))
+        print(stats.as_text(report, options.top))
     return 0
 
 

@@ -1,22 +1,79 @@
 """What `socialtag stats` shows: tag statistics of a data set by split, or of a source's labels alone."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from socialtag_jax.balancing import Balancing, balance
+from socialtag_jax.labels import normalise, pack
+from socialtag_jax.pruning import CameraMaker, Rule, Step, camera_makers, prune, table
+from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.sources.photo import Photo
-from socialtag_jax.tags import TagStatistics, TagVocabulary, build_vocabulary, tag_statistics
+from socialtag_jax.tag_statistics import TagStatistics
+from socialtag_jax.tags import TagVocabulary
 
 _TITLES = ("images", "without tags", "unique tags", "mean tags", "median", "max")
 
 
-def count_labels(photos: Sequence[Photo]) -> tuple[TagVocabulary, dict[str, TagStatistics]]:
-    """The vocabulary and the statistics of photos as their source lists them, whatever becomes of their images."""
-    vocabulary = build_vocabulary(photo.tags for photo in photos)
-    return vocabulary, {"whole": tag_statistics((vocabulary.encode(photo.tags) for photo in photos), len(vocabulary))}
+@dataclass(frozen=True)
+class Report:
+    """What there is to show.
+
+    Attributes:
+      vocabulary: of all parts.
+      parts: statistics by split, and of the "whole".
+      pruning: what each rule left; empty where nothing is known of it.
+      balancing: the same for the balancing of the training photos.
+      camera_makers: in the tags before pruning; empty for a prepared data set, which no longer has them all.
+    """
+
+    vocabulary: TagVocabulary
+    parts: Mapping[str, TagStatistics]
+    pruning: Sequence[Step] = ()
+    balancing: Sequence[Step] = ()
+    camera_makers: Sequence[CameraMaker] = ()
 
 
-def as_json(part: TagStatistics, vocabulary: TagVocabulary, top: int) -> dict[str, Any]:
-    """One part's statistics as plain values, with its `top` most frequent tags by images and share."""
+def of_dataset(dataset: Dataset) -> Report:
+    """The statistics of a prepared data set, as `prepare` found them."""
+    parts = dict(dataset.statistics)
+    parts["whole"] = functools.reduce(operator.add, parts.values())
+    reports = dataset.reports
+    return Report(dataset.vocabulary, parts, pruning=reports["pruning"], balancing=reports["balancing"])
+
+
+def of_source(photos: Iterable[Photo], pruning: Sequence[Rule], balancing: Sequence[Balancing], seed: int) -> Report:
+    """The statistics of photos as their source lists them, whatever becomes of their images.
+
+    Args:
+      photos: are consumed one by one; only their tags are kept.
+      pruning: rules to apply.
+      balancing: to apply to all photos, as if all were for training.
+      seed: of the balancing.
+    """
+    found = pack(photo.tags for photo in photos)
+    labels, report = prune(found, pruning)
+    makers = camera_makers(normalise(found))
+    labels = labels.in_vocabulary_order()
+    vocabulary = labels.vocabulary()
+    labels, balanced = balance(labels, labels.photos, balancing, seed)
+    return Report(vocabulary, {"whole": labels.statistics()}, report if pruning else (), balanced, makers)
+
+
+def as_json(report: Report, top: int) -> dict[str, Any]:
+    """The report as plain values, with the `top` most frequent tags of each part."""
+    return {
+        "splits": {name: _part(part, report.vocabulary, top) for name, part in report.parts.items()},
+        "pruning": [dataclasses.asdict(step) for step in report.pruning],
+        "balancing": [dataclasses.asdict(step) for step in report.balancing],
+        "camera_makers": [dataclasses.asdict(maker) for maker in report.camera_makers],
+    }
+
+
+def _part(part: TagStatistics, vocabulary: TagVocabulary, top: int) -> dict[str, Any]:
     order = sorted(range(len(vocabulary)), key=lambda tag: (-part.counts[tag], tag))
     return {
         "images": part.images,
@@ -38,15 +95,22 @@ def as_json(part: TagStatistics, vocabulary: TagVocabulary, top: int) -> dict[st
     }
 
 
-def as_text(parts: Mapping[str, TagStatistics], vocabulary: TagVocabulary, top: int) -> str:
-    """All parts as tables."""
-    lines = [f"{'':12}" + "".join(f"{title:>14}" for title in _TITLES)]
-    for name, part in parts.items():
+def as_text(report: Report, top: int) -> str:
+    """The report as tables."""
+    lines = []
+    if report.camera_makers:
+        lines += ["camera makers in tags:", f"  {'':<24}{'tags':>10}{'photos':>10}"]
+        lines += [f"  {maker.name:<24}{maker.tags:>10,}{maker.images:>10,}" for maker in report.camera_makers] + [""]
+    for title, steps in (("pruning", report.pruning), ("balancing", report.balancing)):
+        if steps:
+            lines += [f"{title}:", table(steps), ""]
+    lines.append(f"{'':12}" + "".join(f"{title:>14}" for title in _TITLES))
+    for name, part in report.parts.items():
         numbers = (part.images, part.images_without_tags, part.unique_tags)
         spread = f"{part.mean_tags:14.2f}{part.median_tags:14g}{part.max_tags:14,}"
         lines.append(f"{name:12}" + "".join(f"{number:14,}" for number in numbers) + spread)
-    for name, part in parts.items():
+    for name, part in report.parts.items():
         lines += ["", f"most frequent tags, {name}:"]
-        for entry in as_json(part, vocabulary, top)["most_frequent"]:
+        for entry in _part(part, report.vocabulary, top)["most_frequent"]:
             lines.append(f"  {entry['display']:<24}{entry['images']:>10,}{entry['share']:>10.2%}")
     return "\n".join(lines)

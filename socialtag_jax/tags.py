@@ -1,25 +1,20 @@
-"""Tags: what makes two written forms the same tag, which tags a data set knows, and how often each occurs.
+"""Tags: what makes two written forms the same tag, and which tags a data set knows.
 
 A tag has an id and a display form. The id decides identity: `#Sea`, `sea` and `ＳＥＡ` are one tag, `sea`. The display
 form is how people wrote it. Both are one line of text: label files hold one tag a line.
 """
 
-import difflib
 import functools
 import hashlib
-import heapq
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
-
-import numpy as np
+from typing import Self
 
 from socialtag_jax import files
-from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.errors import UserError
 
 _HASHES = "#﹟＃"
 
@@ -44,8 +39,6 @@ _INVISIBLE = re.compile(f"{_MEANING}|[{_IGNORABLE}]")
 _INVISIBLE_IN_DISPLAY = re.compile(
     f"{_MEANING}|(?<=[^\\s{_HASHES}])([\ufe00-\ufe0f\U000e0100-\U000e01ef])|[{_IGNORABLE}]"
 )
-
-_NEAR_MATCH_CANDIDATES = 20_000
 
 
 def normalise_tag(text: str) -> str:
@@ -171,167 +164,3 @@ def _read_lines(path: Path) -> list[str]:
         raise UserError(f"not UTF-8 text at byte offset {error.start}", where=path, hint=_RESTORE) from error
     # str.splitlines would break lines at characters that only end a line to itself.
     return text.removesuffix("\n").split("\n") if text else []
-
-
-def build_vocabulary(
-    tag_lists: Iterable[Iterable[str]], *, min_images: int = 1, only: Sequence[str] | None = None
-) -> TagVocabulary:
-    """The vocabulary of some photos: tags of most photos first, ties in code point order of the ids.
-
-    Args:
-      tag_lists: the tags of each photo, in any written form; a tag counts once per photo.
-      min_images: leaves out tags of fewer photos.
-      only: leaves out tags that are not in this list (any written form); None keeps all.
-
-    Raises:
-      UsageError: a name in `only` is no photo's tag.
-    """
-    # Each written text is normalised once, however many photos have it.
-    forms: dict[str, tuple[str, str]] = {}
-    images: Counter[str] = Counter()
-    written: Counter[tuple[str, str]] = Counter()
-    for texts in tag_lists:
-        photo_forms = set()
-        for text in texts:
-            form = forms.get(text)
-            if form is None:
-                form = forms[text] = (normalise_tag(text), display_form(text))
-            photo_forms.add(form)
-        written.update(photo_forms)
-        images.update({tag for tag, _ in photo_forms})
-    del images[""]
-    kept = images.keys() if only is None else _allowed(only, images)
-    tags = sorted((tag for tag in kept if images[tag] >= min_images), key=lambda tag: (-images[tag], tag))
-    displays = _most_frequent_displays(written)
-    return TagVocabulary(tuple(tags), tuple(displays[tag] for tag in tags))
-
-
-def _most_frequent_displays(written: Mapping[tuple[str, str], int]) -> dict[str, str]:
-    """The most frequent display form of each tag; the first in code point order among equals."""
-    ordered = sorted(written.items(), key=lambda item: (-item[1], item[0]))
-    displays: dict[str, str] = {}
-    for (tag, display), _ in ordered:
-        displays.setdefault(tag, display)
-    return displays
-
-
-def _allowed(only: Sequence[str], images: Mapping[str, int]) -> set[str]:
-    unknown = [name for name in only if normalise_tag(name) not in images]
-    if unknown:
-        # Comparing is slow, and a misspelt name most likely means a frequent tag.
-        candidates = heapq.nlargest(_NEAR_MATCH_CANDIDATES, images, key=lambda tag: images[tag])
-        near = difflib.get_close_matches(normalise_tag(unknown[0]), candidates, n=3)
-        others = f" (nor {len(unknown) - 1} more of the list)" if len(unknown) > 1 else ""
-        raise UsageError(
-            f"no photo has the tag {unknown[0]!r}{others}",
-            where="--only-tags",
-            hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "leave it out",
-        )
-    return {normalise_tag(name) for name in only}
-
-
-@dataclass(frozen=True, eq=False)
-class TagStatistics:
-    """How many tags images have, and how many images a tag has. `a + b` is the statistics of both sets of images.
-
-    Attributes:
-      counts: int64 [n_tags], images with each tag, by index.
-      histogram: int64 [most tags of one image + 1], images with 0, 1, 2, ... tags.
-    """
-
-    counts: np.ndarray
-    histogram: np.ndarray
-
-    @property
-    def images(self) -> int:
-        """How many images there are."""
-        return int(self.histogram.sum())
-
-    @property
-    def images_without_tags(self) -> int:
-        """How many images have no tag."""
-        return int(self.histogram[:1].sum())
-
-    @property
-    def unique_tags(self) -> int:
-        """How many tags occur on any image."""
-        return int(np.count_nonzero(self.counts))
-
-    @property
-    def min_tags(self) -> int:
-        """Tags of the image with the fewest; 0 without images, as for the next three."""
-        return self._tags_of_image(0)
-
-    @property
-    def max_tags(self) -> int:
-        """Tags of the image with the most."""
-        return self._tags_of_image(self.images - 1)
-
-    @property
-    def mean_tags(self) -> float:
-        """Mean number of tags of an image."""
-        return int(self.counts.sum()) / max(self.images, 1)
-
-    @property
-    def median_tags(self) -> float:
-        """Median number of tags of an image; between the two middle ones where the number of images is even."""
-        return (self._tags_of_image((self.images - 1) // 2) + self._tags_of_image(self.images // 2)) / 2
-
-    def _tags_of_image(self, rank: int) -> int:
-        """The number of tags of the image at place `rank` when images are sorted by it."""
-        return int(np.searchsorted(np.cumsum(self.histogram), rank, side="right")) if self.images else 0
-
-    def __add__(self, other: "TagStatistics") -> "TagStatistics":
-        if self.counts.shape != other.counts.shape:
-            raise ValueError(f"statistics of {len(self.counts)} and of {len(other.counts)} tags cannot be added")
-        histogram = np.zeros(max(len(self.histogram), len(other.histogram)), np.int64)
-        for part in (self.histogram, other.histogram):
-            histogram[: len(part)] += part
-        return TagStatistics(self.counts + other.counts, histogram)
-
-    def to_json(self) -> dict[str, Any]:
-        """All numbers as a plain dict; `from_json` needs only `counts` and `histogram`, people like the others."""
-        return {
-            "images": self.images,
-            "images_without_tags": self.images_without_tags,
-            "unique_tags": self.unique_tags,
-            "min_tags": self.min_tags,
-            "mean_tags": self.mean_tags,
-            "median_tags": self.median_tags,
-            "max_tags": self.max_tags,
-            "histogram": self.histogram.tolist(),
-            "counts": self.counts.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The statistics that `to_json` wrote."""
-        return cls(np.array(value["counts"], np.int64), np.array(value["histogram"], np.int64))
-
-
-def tag_statistics(encoded: Iterable[Sequence[int]], n_tags: int) -> TagStatistics:
-    """Counts in one pass, in memory that does not grow with the number of images.
-
-    Args:
-      encoded: unique vocabulary indices of each image.
-      n_tags: the size of the vocabulary.
-
-    Raises:
-      ValueError: an index outside 0 .. n_tags - 1.
-    """
-    images_with: Counter[int] = Counter()
-    images_by_length: Counter[int] = Counter()
-    for tags in encoded:
-        images_with.update(tags)
-        images_by_length[len(tags)] += 1
-    return TagStatistics(_dense(images_with, n_tags), _dense(images_by_length, max(images_by_length, default=-1) + 1))
-
-
-def _dense(counter: Mapping[int, int], length: int) -> np.ndarray:
-    """int64 [length]: the counts, by key."""
-    outside = [key for key in counter if not 0 <= key < length]
-    if outside:
-        raise ValueError(f"tag index {outside[0]} is outside 0 .. {length - 1}")
-    dense = np.zeros(length, np.int64)
-    dense[list(counter.keys())] = list(counter.values())
-    return dense

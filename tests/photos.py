@@ -1,7 +1,7 @@
 """Small folders of photos that tests make for themselves."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -46,10 +46,12 @@ def colour_rows(count: int) -> dict[str, tuple[list[str], str]]:
     return rows
 
 
-def prepared(source: Path, output: Path, **options: object) -> PrepareResult:
-    """Prepares a photo folder without a word."""
+def prepared(
+    source: Path, output: Path, *, log: Callable[[str], None] = lambda _: None, **options: object
+) -> PrepareResult:
+    """Prepares a photo folder, without a word unless `log` takes it."""
     import io
 
     photos = tags_csv.read(source, warn=lambda _: None)
     chosen = PrepareOptions(**{"name": "demo", "workers": 1, **options})  # pyright: ignore[reportArgumentType]
-    return prepare(photos, output, chosen, log=lambda _: None, stream=io.StringIO())
+    return prepare(photos, output, chosen, log=log, stream=io.StringIO())

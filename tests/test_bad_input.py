@@ -116,9 +116,9 @@ def test_unknown_flag(dataset: Path, capsys: pytest.CaptureFixture[str]):
     assert "unknown arguments: --sorted" in line
 
 
-def test_unknown_only_tag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_unknown_allowed_tag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source = photo_folder(tmp_path / "photos", colour_rows(20))
-    command = ("prepare", "--source", "tags-csv", "--input", source, "--output", tmp_path, "--only-tags", "gren")
+    command = ("prepare", "--source", "tags-csv", "--input", source, "--output", tmp_path, "--pruning", "allow=gren")
     code, line = socialtag(capsys, *command)
     assert code == 2
     assert "'gren'" in line

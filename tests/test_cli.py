@@ -143,9 +143,9 @@ def test_bad_csv_is_one_line(socialtag, tmp_path: Path, case: str):
     assert words in line
 
 
-def test_unknown_tag_in_only_tags(socialtag, source: Path, tmp_path: Path):
+def test_unknown_allowed_tag(socialtag, source: Path, tmp_path: Path):
     result = socialtag(
-        "prepare", "--source", "tags-csv", "--input", source, "--output", tmp_path, "--only-tags", "red", "bleu"
+        "prepare", "--source", "tags-csv", "--input", source, "--output", tmp_path, "--pruning", "allow=red,bleu"
     )
     assert result.code == 2
     assert "'bleu'" in result.err

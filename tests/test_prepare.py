@@ -18,8 +18,8 @@ from PIL import Image
 
 from socialtag_jax import files
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.shards import chunks
-from socialtag_jax.shards import prepare as prepare_module
+from socialtag_jax.pruning import parse_rules
+from socialtag_jax.shards import chunks, writing
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.shards.example import Record
 from socialtag_jax.shards.images import canonical_jpeg
@@ -92,7 +92,7 @@ def test_second_run_does_nothing_and_other_options_are_refused(source: Path, dat
 
 
 def test_many_shards(source: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(prepare_module, "_SHARD_BYTES", 20_000)
+    monkeypatch.setattr(writing, "_SHARD_BYTES", 20_000)
     sharded = open_dataset(prepared(source, tmp_path).folder)
     assert len(sharded.splits["train"].shards) > 3
     ids = [[one.records("train")[index].image_id for index in range(24)] for one in (sharded, dataset)]
@@ -197,11 +197,13 @@ def test_identical_photos_never_leak_from_a_random_split(tmp_path: Path):
     assert set(split_of.values()) == {"train", "validation", "test"}
 
 
-def test_unknown_tag_in_only_tags(source: Path, tmp_path: Path):
+def test_unknown_allowed_tag(source: Path, tmp_path: Path):
     with pytest.raises(UsageError, match=r"'bleu'.*blue") as found:
-        prepared(source, tmp_path, only_tags=("red", "bleu"))
+        prepared(source, tmp_path, pruning=parse_rules(["allow=red,bleu"]))
     assert found.value.exit_code == 2
-    assert open_dataset(prepared(source, tmp_path, only_tags=("red",)).folder).vocabulary.tags == ("red",)
+    assert open_dataset(prepared(source, tmp_path, pruning=parse_rules(["allow=red"])).folder).vocabulary.tags == (
+        "red",
+    )
 
 
 @pytest.mark.parametrize(

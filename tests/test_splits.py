@@ -42,14 +42,24 @@ def test_random_sizes(photos: int, expected: tuple[int, int, int]) -> None:
     assert sizes(assign_splits(make_photos([None] * photos), seed=0, warn=pytest.fail)) == expected
 
 
-def test_other_fractions() -> None:
+def test_other_sizes() -> None:
     photos = make_photos([None] * 20)
-    assert sizes(assign_splits(photos, seed=0, fractions=(0.5, 0.3, 0.2), warn=pytest.fail)) == (10, 6, 4)
-    # Rounding alone would leave nothing for training.
-    assert sizes(assign_splits(photos[:4], seed=0, fractions=(0.1, 0.45, 0.45), warn=pytest.fail)) == (1, 2, 1)
-    for fractions in ((0.8, 0.2, 0.0), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1)):
-        with pytest.raises(UsageError, match="are not three numbers above 0 that sum to 1"):
-            assign_splits(photos, seed=0, fractions=fractions, warn=pytest.fail)
+
+    def sizes_of(photos: list[Photo], validation: float, test: float) -> tuple[int, ...]:
+        return sizes(assign_splits(photos, seed=0, validation=validation, test=test, warn=pytest.fail))
+
+    assert sizes_of(photos, 0.3, 0.2) == (10, 6, 4)
+    # Whole numbers are photos.
+    assert sizes_of(photos, 3, 0.2) == (13, 3, 4)
+    assert sizes_of(photos, 0.1, 7) == (11, 2, 7)
+    # Both 0.45 x 4 are rounded to 2, but training keeps one.
+    assert sizes_of(photos[:4], 0.45, 0.45) == (1, 2, 1)
+    for validation, test in ((0.0, 0.1), (0.1, -0.1), (2.5, 0.1)):
+        with pytest.raises(UsageError, match=r"expected a share below 1, such as 0\.1, or a whole number of photos"):
+            sizes_of(photos, validation, test)
+    for validation, test in ((0.8, 0.2), (15, 0.25), (10, 10)):
+        with pytest.raises(UsageError, match="leave none of the 20 photos for training"):
+            sizes_of(photos, validation, test)
 
 
 def test_random_splits_depend_on_the_seed_and_not_on_the_order_of_rows() -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import strategies as st
 
 from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.labels import build_vocabulary
 from socialtag_jax.sources import tags_csv
 from socialtag_jax.sources.photo import Photo
-from socialtag_jax.tags import build_vocabulary
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ whole or not at all, which makes a killed `prepare` resumable.
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -22,9 +23,13 @@ from socialtag_jax.errors import UserError
 from socialtag_jax.machine import usable_cores
 from socialtag_jax.progress import Progress
 from socialtag_jax.shards.images import ImageError, canonical_jpeg
+from socialtag_jax.shards.near_duplicates import perceptual_hash
 from socialtag_jax.shards.tfrecord import RecordSource, write_records
+from socialtag_jax.sources.photo import Photo
 
 CHUNK_PHOTOS = 64
+_CHUNKS_AHEAD = 64
+"""Chunks that wait for each worker: enough for the time in which the main process looks for faults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +38,34 @@ class ChunkResult:
 
     Attributes:
       kept: positions in the chunk, ascending, of the photos whose image was written.
+      hashes: `near_duplicates.perceptual_hash` of each kept image.
       rejected: (position in the chunk, reason) of the others.
     """
 
     kept: list[int]
+    hashes: list[bytes]
     rejected: list[tuple[int, str]]
 
 
 def write_chunk(paths: Sequence[Path], output: Path, image_size: int) -> None:
     """Canonicalises the photos at `paths` into the chunk file `output`."""
     images: list[bytes] = []
-    result = ChunkResult([], [])
+    result = ChunkResult([], [], [])
     for position, path in enumerate(paths):
         try:
-            images.append(canonical_jpeg(path, image_size))
-            result.kept.append(position)
+            image = canonical_jpeg(path, image_size)
         except ImageError as error:
             result.rejected.append((position, error.what))
-    header = json.dumps({"kept": result.kept, "rejected": result.rejected}).encode()
+            continue
+        images.append(image)
+        result.kept.append(position)
+        result.hashes.append(perceptual_hash(image))
+    content = {
+        "kept": result.kept,
+        "hashes": [one.hex() for one in result.hashes],
+        "rejected": result.rejected,
+    }
+    header = json.dumps(content).encode()
     write_records(output, iter([header, *images]))
 
 
@@ -59,7 +74,9 @@ def read_chunk(path: Path) -> tuple[ChunkResult, RecordSource]:
     source = RecordSource([path], keep_indexes=False)
     header = json.loads(source[0])
     source.close()
-    return ChunkResult(header["kept"], [(position, reason) for position, reason in header["rejected"]]), source
+    hashes = [bytes.fromhex(one) for one in header["hashes"]]
+    rejected = [(position, reason) for position, reason in header["rejected"]]
+    return ChunkResult(header["kept"], hashes, rejected), source
 
 
 class ChunkPool:
@@ -68,7 +85,7 @@ class ChunkPool:
     Work starts at once; `wait` shows progress until it is done. Leaving the block early drops what has not begun.
 
     Args:
-      paths: all photos, in order.
+      photos: all of them, in order.
       folder: where the chunk files go, and where those of an interrupted run are found.
       image_size: of the canonical images.
       workers: processes; None for one a usable core.
@@ -76,24 +93,22 @@ class ChunkPool:
     """
 
     def __init__(
-        self, paths: Sequence[Path], folder: Path, image_size: int, workers: int | None, stream: TextIO
+        self, photos: Sequence[Photo], folder: Path, image_size: int, workers: int | None, stream: TextIO
     ) -> None:
-        self.files = [folder / f"chunk-{start:09d}" for start in range(0, len(paths), CHUNK_PHOTOS)]
-        self._total = len(paths)
+        self.files = [folder / f"chunk-{start:09d}" for start in range(0, len(photos), CHUNK_PHOTOS)]
+        self._photos, self._image_size, self._total = photos, image_size, len(photos)
         missing = [number for number, file in enumerate(self.files) if not file.exists()]
-        count = min(workers or usable_cores(), max(len(missing), 1))
+        self._count = min(workers or usable_cores(), max(len(missing), 1))
         # Spawned, not forked: a forked child inherits the locks that other threads of this process happened to hold.
         context = multiprocessing.get_context("spawn")
-        self._pool = concurrent.futures.ProcessPoolExecutor(count, context, _watch_parent)
+        self._pool = concurrent.futures.ProcessPoolExecutor(self._count, context, _watch_parent)
+        self._done = self._total - sum(len(self._chunk(number)) for number in missing)
+        self._missing = iter(missing)
         self._sizes: dict[concurrent.futures.Future[None], int] = {}
         # The first submission starts the workers.
         with _interrupts_ignored():
-            for number in missing:
-                chunk = paths[number * CHUNK_PHOTOS : (number + 1) * CHUNK_PHOTOS]
-                self._sizes[self._pool.submit(write_chunk, chunk, self.files[number], image_size)] = len(chunk)
-        done = self._total - sum(self._sizes.values())
-        self._progress = Progress("prepare", self._total, "images", stream, done=done)
-        self._done = done
+            self._submit()
+        self._progress = Progress("prepare", self._total, "images", stream, done=self._done)
 
     def __enter__(self) -> "ChunkPool":
         return self
@@ -108,9 +123,12 @@ class ChunkPool:
           UserError: a worker process died.
         """
         try:
-            for future in concurrent.futures.as_completed(self._sizes):
-                future.result()
-                self._done += self._sizes[future]
+            while self._sizes:
+                done, _ = concurrent.futures.wait(self._sizes, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    self._done += self._sizes.pop(future)
+                self._submit()
                 self._progress.update(self._done)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
@@ -118,6 +136,16 @@ class ChunkPool:
                 hint="run the same command again with fewer --workers: it goes on where it stopped",
             ) from error
         self._progress.finish(self._done)
+
+    def _chunk(self, number: int) -> Sequence[Photo]:
+        return self._photos[number * CHUNK_PHOTOS : (number + 1) * CHUNK_PHOTOS]
+
+    def _submit(self) -> None:
+        """Keeps the workers busy, without unpacking all photos at once."""
+        for number in itertools.islice(self._missing, self._count * _CHUNKS_AHEAD - len(self._sizes)):
+            paths = [photo.path for photo in self._chunk(number)]
+            future = self._pool.submit(write_chunk, paths, self.files[number], self._image_size)
+            self._sizes[future] = len(paths)
 
 
 @contextlib.contextmanager

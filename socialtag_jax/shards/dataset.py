@@ -14,12 +14,15 @@ from typing import Any
 
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
+from socialtag_jax.pruning import Step
 from socialtag_jax.shards.example import Record, parse_example
 from socialtag_jax.shards.tfrecord import RecordSource
-from socialtag_jax.tags import TagStatistics, TagVocabulary, tag_statistics
+from socialtag_jax.tag_statistics import TagStatistics, tag_statistics
+from socialtag_jax.tags import TagVocabulary
 
 INFO, FEATURES, LABELS = "dataset_info.json", "features.json", "tags.labels.txt"
 STATISTICS, REJECTS, MANIFEST = "statistics.json", "rejects.csv", "manifest.json"
+NEAR_DUPLICATES = "near_duplicates.csv"
 _PREPARE = "run `socialtag prepare` again"
 
 
@@ -90,6 +93,13 @@ class Dataset:
             split: tag_statistics((record.tags for record in self.records(split)), len(self.vocabulary))
             for split in self.splits
         }
+
+    @property
+    def reports(self) -> Mapping[str, Sequence[Step]]:
+        """What `prepare` did to the tags: "pruning" and "balancing"; empty where TFDS made the folder."""
+        path = self.folder / STATISTICS
+        content = _read_json(path) if path.exists() else {}
+        return {name: [Step(**step) for step in content.get(name, ())] for name in ("pruning", "balancing")}
 
     @property
     def max_tags(self) -> int:

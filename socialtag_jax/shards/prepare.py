@@ -4,14 +4,12 @@ All work happens in a hidden folder beside the final one, which is renamed into 
 continued by the same command: the chunks of images that are done stay done.
 """
 
-import csv
+import dataclasses
 import hashlib
-import io
-import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,18 +17,19 @@ from typing import Any, TextIO
 import numpy as np
 
 from socialtag_jax import files
+from socialtag_jax.balancing import Balancing, balance
 from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.labels import Labels
 from socialtag_jax.progress import Progress
-from socialtag_jax.shards import chunks
-from socialtag_jax.shards.dataset import LABELS, MANIFEST, REJECTS, STATISTICS, SplitShards, read_source
-from socialtag_jax.shards.example import Record, encode_example
+from socialtag_jax.pruning import Rule, Step, prune, table
+from socialtag_jax.shards import chunks, near_duplicates
+from socialtag_jax.shards.dataset import LABELS, MANIFEST, NEAR_DUPLICATES, REJECTS, STATISTICS, read_source
 from socialtag_jax.shards.images import IMAGE_SIZE
-from socialtag_jax.shards.tfrecord import RecordSource, write_shard
+from socialtag_jax.shards.writing import CanonicalImages, read_chunks, write_rejects, write_split
 from socialtag_jax.sources.photo import Photo
 from socialtag_jax.sources.splits import SPLITS, assign_splits, content_groups, find_leaks
-from socialtag_jax.tags import TagVocabulary, build_vocabulary, tag_statistics
+from socialtag_jax.sources.table import PhotoTable
 
-_SHARD_BYTES = 128 * 2**20
 _PLAN = "plan.json"
 
 
@@ -42,9 +41,11 @@ class PrepareOptions:
       name: the data set's name: lower-case letters, digits and underscores, as TFDS wants it.
       version: the data set's version, `major.minor.patch`.
       image_size: the shorter side of the stored images, in pixels.
-      seed: of the random split and of the order of the records.
-      min_images: drops tags that fewer photos have.
-      only_tags: keeps only these tags; None keeps all.
+      seed: of the random split, of the balancing and of the order of the records.
+      validation: share (below 1) or number of the photos that are drawn for validation, where the source does not say.
+      test: the same for test.
+      pruning: rules that drop tags and photos, in order.
+      balancing: of the tags in the train split.
       allow_leaks: goes on when byte-identical photos stand in two splits.
       workers: processes that decode; None for one a core.
     """
@@ -53,8 +54,10 @@ class PrepareOptions:
     version: str = "1.0.0"
     image_size: int = IMAGE_SIZE
     seed: int = 0
-    min_images: int = 1
-    only_tags: tuple[str, ...] | None = None
+    validation: float = 0.1
+    test: float = 0.1
+    pruning: tuple[Rule, ...] = ()
+    balancing: tuple[Balancing, ...] = ()
     allow_leaks: bool = False
     workers: int | None = None
 
@@ -63,9 +66,8 @@ class PrepareOptions:
             raise UsageError(f"data set name {self.name!r} is not lower-case letters, digits and _", where="--name")
         if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
             raise UsageError(f"version {self.version!r} is not of the form 1.0.0", where="--version")
-        for flag, value, low in (("--image-size", self.image_size, 32), ("--min-images", self.min_images, 1)):
-            if value < low:
-                raise UsageError(f"{value} is too small, expected at least {low}", where=flag)
+        if self.image_size < 32:
+            raise UsageError(f"{self.image_size} is too small, expected at least 32", where="--image-size")
         if self.seed < 0:
             raise UsageError(f"{self.seed} is negative, expected 0 or more", where="--seed")
         if self.workers is not None and self.workers < 1:
@@ -74,21 +76,30 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """Where the data set lies, and what became of the photos: `photos == written + rejected`."""
+    """Where the data set lies, and what became of the photos: `photos == written + rejected + left_out`.
+
+    Attributes:
+      folder: of the data set.
+      photos: that the source lists.
+      written: to the shards.
+      rejected: could not be decoded.
+      left_out: dropped by pruning or balancing.
+    """
 
     folder: Path
     photos: int
     written: int
     rejected: int
+    left_out: int
 
 
 def prepare(
-    photos: Sequence[Photo], output: Path, options: PrepareOptions, *, log: Callable[[str], None], stream: TextIO
+    photos: Iterable[Photo], output: Path, options: PrepareOptions, *, log: Callable[[str], None], stream: TextIO
 ) -> PrepareResult:
     """Writes the data set `output/NAME/VERSION`.
 
     Args:
-      photos: with unique image ids.
+      photos: with unique image ids; are consumed one by one.
       output: the folder of all data sets.
       options: what to keep, and how.
       log: takes one line of text at a time: warnings, and what is going on.
@@ -98,22 +109,26 @@ def prepare(
       UserError: leaks between the splits, an existing data set made of other photos or options, no decodable photo, a
         split none of whose photos can be decoded, or another `prepare` at work on the same data set.
     """
-    if not photos:
+    listed = PhotoTable(photos)
+    if not listed:
         raise UserError("the source has no photos", where=output)
     folder = output / options.name / options.version
-    photos = _in_record_order(photos, options.seed)
-    files_state = _files_state(photos)
-    fingerprint = _fingerprint(files_state, photos, options)
+    listed = _in_record_order(listed, options.seed)
+    found = listed.labels()
+    labels, report = _pruned(found, options)
+    kept = listed.take(np.flatnonzero(np.isin(listed.positions, labels.photos)))
+    files_state = _files_state(kept)
+    fingerprint = _fingerprint(files_state, listed, options)
     if folder.exists():
         return _existing(folder, fingerprint, options)
+    if options.pruning:
+        log(table(report))
     partial = folder.with_name(f".{options.version}.partial")
     with files.exclusive(partial):
         _open_partial(partial, hashlib.sha256(f"{files_state} {options.image_size}".encode()).hexdigest(), log)
-        paths = [photo.path for photo in photos]
-        with chunks.ChunkPool(paths, partial, options.image_size, options.workers, stream) as pool:
-            # All that can be wrong with the tags or the splits is found while the first photos are being decoded.
-            splits = _splits(photos, options, log)
-            _vocabulary([photo.tags for photo in photos], options)
+        with chunks.ChunkPool(kept, partial, options.image_size, options.workers, stream) as pool:
+            # All that can be wrong with the splits is found while the first photos are being decoded.
+            splits = _splits(kept, options, log)
             # Half a second of imports, which the wait hides.
             from socialtag_jax.shards import metadata
 
@@ -121,27 +136,41 @@ def prepare(
         final = partial / "final"
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir()
-        kept, rejected = _read_chunks(pool.files, photos)
-        _write_rejects(final / REJECTS, rejected)
-        if not kept:
-            raise _nothing_left(photos, rejected, final, folder)
-        _check_splits(splits, photos, kept, log)
-        split_of = {photo.image_id: split for photo, split in zip(photos, splits, strict=True)}
-        _write_dataset(kept, split_of, final, options, stream)
-        counts = {"photos": len(photos), "written": len(kept), "rejected": len(rejected)}
+        images = read_chunks(pool.files, len(kept))
+        write_rejects(final / REJECTS, [(kept[index], reason) for index, reason in images.rejected])
+        if not len(images):
+            raise _nothing_left(kept, images, final, folder)
+        _check_splits(splits, kept, images, log)
+        if images.rejected:
+            # What cannot be decoded counts for nothing: not in the vocabulary, nor in any statistics.
+            decoded = np.isin(found.photos, kept.positions[images.photos])
+            labels, report = _pruned(found.keep_photos(decoded), options)
+        written = _write_dataset(kept, splits, images, labels, report, final, options, log, stream)
+        counts = {"photos": len(listed), "written": written, "rejected": len(images.rejected)}
+        counts["left_out"] = counts["photos"] - counts["written"] - counts["rejected"]
         metadata.write_manifest(final, fingerprint, counts)
         final.rename(folder)
         shutil.rmtree(partial)
     return PrepareResult(folder, **counts)
 
 
-def _in_record_order(photos: Sequence[Photo], seed: int) -> list[Photo]:
+def _in_record_order(photos: PhotoTable, seed: int) -> PhotoTable:
     """Shuffled, and independent of the order of the rows; readers that only read forward profit from it."""
-    by_id = sorted(photos, key=lambda photo: photo.image_id)
-    return [by_id[position] for position in np.random.default_rng(seed).permutation(len(by_id))]
+    image_ids = list(photos.image_ids)
+    by_id = np.array(sorted(range(len(photos)), key=image_ids.__getitem__), np.int64)
+    return photos.take(by_id[np.random.default_rng(seed).permutation(len(photos))])
 
 
-def _files_state(photos: Sequence[Photo]) -> str:
+def _pruned(found: Labels, options: PrepareOptions) -> tuple[Labels, list[Step]]:
+    labels, report = prune(found, options.pruning)
+    if not len(labels.rows):
+        last = next((step.rule for step in report if not step.unique_tags), report[-1].rule)
+        where = f"after {last!r}" if options.pruning else "in any photo"
+        raise UserError(f"no tag is left {where}", hint="loosen --pruning, or check the source's tags")
+    return labels, report
+
+
+def _files_state(photos: PhotoTable) -> str:
     """SHA-256 of the files in their order, by size and time of change: what the chunks depend on."""
     digest = hashlib.sha256()
     for photo in photos:
@@ -154,20 +183,21 @@ def _files_state(photos: Sequence[Photo]) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(files_state: str, photos: Sequence[Photo], options: PrepareOptions) -> str:
+def _fingerprint(files_state: str, listed: PhotoTable, options: PrepareOptions) -> str:
     """SHA-256 of all that decides the data set: files, tags, splits, options."""
     digest = hashlib.sha256(files_state.encode())
-    for photo in photos:
+    for photo in listed:
         digest.update(repr((photo.tags, photo.split)).encode())
-    kept = (options.image_size, options.seed, options.min_images, options.only_tags, options.allow_leaks)
-    digest.update(repr(kept).encode())
+    unrelated = {"name", "version", "workers"}
+    names = [field.name for field in dataclasses.fields(options) if field.name not in unrelated]
+    digest.update(repr([getattr(options, name) for name in names]).encode())
     return digest.hexdigest()
 
 
 def _existing(folder: Path, fingerprint: str, options: PrepareOptions) -> PrepareResult:
     source = read_source(folder / MANIFEST)
     if source is not None and source["fingerprint"] == fingerprint:
-        return PrepareResult(folder, source["photos"], source["written"], source["rejected"])
+        return PrepareResult(folder, **{name: source[name] for name in ("photos", "written", "rejected", "left_out")})
     raise UserError(
         "the folder exists and was made from other photos, tags or options",
         where=folder,
@@ -175,9 +205,16 @@ def _existing(folder: Path, fingerprint: str, options: PrepareOptions) -> Prepar
     )
 
 
-def _splits(photos: Sequence[Photo], options: PrepareOptions, log: Callable[[str], None]) -> list[str]:
+def _splits(photos: PhotoTable, options: PrepareOptions, log: Callable[[str], None]) -> list[str]:
     groups = content_groups([photo.path for photo in photos])
-    splits = assign_splits(photos, seed=options.seed, groups=groups, warn=lambda text: log(f"warning: {text}"))
+    splits = assign_splits(
+        photos,
+        seed=options.seed,
+        validation=options.validation,
+        test=options.test,
+        groups=groups,
+        warn=lambda text: log(f"warning: {text}"),
+    )
     leaks = find_leaks(groups, splits)
     if leaks:
         first, second = leaks[0]
@@ -193,13 +230,6 @@ def _splits(photos: Sequence[Photo], options: PrepareOptions, log: Callable[[str
     return splits
 
 
-def _vocabulary(tag_lists: Iterable[Iterable[str]], options: PrepareOptions) -> TagVocabulary:
-    vocabulary = build_vocabulary(tag_lists, min_images=options.min_images, only=options.only_tags)
-    if not len(vocabulary):
-        raise UserError("no tag is left", hint="lower --min-images, or check the tags column")
-    return vocabulary
-
-
 def _open_partial(partial: Path, plan: str, log: Callable[[str], None]) -> None:
     """Empties the work folder, unless an interrupted run of the same files and image size left its chunks there."""
     path = partial / _PLAN
@@ -211,116 +241,99 @@ def _open_partial(partial: Path, plan: str, log: Callable[[str], None]) -> None:
     files.write_text(path, plan)
 
 
-def _read_chunks(paths: Sequence[Path], photos: Sequence[Photo]) -> tuple[list["_Kept"], list[tuple[Photo, str]]]:
-    """All photos, kept and rejected, in record order."""
-    kept: list[_Kept] = []
-    rejected: list[tuple[Photo, str]] = []
-    for number, path in enumerate(paths):
-        chunk = photos[number * chunks.CHUNK_PHOTOS : (number + 1) * chunks.CHUNK_PHOTOS]
-        result, source = chunks.read_chunk(path)
-        kept.extend(_Kept(chunk[position], source, record) for record, position in enumerate(result.kept, start=1))
-        rejected.extend((chunk[position], reason) for position, reason in result.rejected)
-    if len(kept) + len(rejected) != len(photos):
-        raise AssertionError(f"{len(photos)} photos in, {len(kept)} kept + {len(rejected)} rejected")
-    return kept, rejected
-
-
-def _nothing_left(
-    photos: Sequence[Photo], rejected: Sequence[tuple[Photo, str]], final: Path, folder: Path
-) -> UserError:
+def _nothing_left(photos: PhotoTable, images: CanonicalImages, final: Path, folder: Path) -> UserError:
     reasons = folder.with_name(REJECTS)
     shutil.copyfile(final / REJECTS, reasons)
-    photo, reason = rejected[0]
+    index, reason = images.rejected[0]
     return UserError(
-        f"none of the {len(photos)} photos can be decoded; the first one: {photo.path}: {reason}",
-        where=photo.where or None,
+        f"none of the {len(photos)} photos can be decoded; the first one: {photos[index].path}: {reason}",
+        where=photos[index].where or None,
         hint=f"all reasons are in {reasons}",
     )
 
 
 def _check_splits(
-    splits: Sequence[str], photos: Sequence[Photo], kept: Sequence["_Kept"], log: Callable[[str], None]
+    splits: Sequence[str], photos: PhotoTable, images: CanonicalImages, log: Callable[[str], None]
 ) -> None:
     """A split must not vanish without a word because its photos could not be decoded."""
-    left = {one.photo.image_id for one in kept}
+    names = np.array(splits)
+    left = set(names[images.photos].tolist())
     for split in SPLITS:
-        wanted = [photo for photo, its in zip(photos, splits, strict=True) if its == split]
-        if wanted and not any(photo.image_id in left for photo in wanted):
+        wanted = np.flatnonzero(names == split)
+        if len(wanted) and split not in left:
+            first = photos[int(wanted[0])]
             raise UserError(
-                f"none of the {len(wanted)} {split} photos can be decoded, for example {wanted[0].path}",
-                where=wanted[0].where or None,
+                f"none of the {len(wanted)} {split} photos can be decoded, for example {first.path}",
+                where=first.where or None,
                 hint="repair them, or give the split other photos",
             )
-    if len(left) < 0.9 * len(photos):
-        log(f"warning: {len(photos) - len(left)} of {len(photos)} photos cannot be decoded")
+    if len(images) < 0.9 * len(photos):
+        log(f"warning: {len(photos) - len(images)} of {len(photos)} photos cannot be decoded")
 
 
 def _write_dataset(
-    kept: Sequence["_Kept"], split_of: Mapping[str, str], final: Path, options: PrepareOptions, stream: TextIO
-) -> None:
-    """Writes shards, TFDS metadata, labels and statistics. Rejected photos count for nothing in any of them."""
+    photos: PhotoTable,
+    splits: Sequence[str],
+    images: CanonicalImages,
+    labels: Labels,
+    report: Sequence[Step],
+    final: Path,
+    options: PrepareOptions,
+    log: Callable[[str], None],
+    stream: TextIO,
+) -> int:
+    """Writes shards, TFDS metadata, labels, statistics and near-duplicates; returns how many photos were written."""
     from socialtag_jax.shards import metadata
 
-    vocabulary = _vocabulary((one.photo.tags for one in kept), options)
-    progress = Progress("write", len(kept), "images", stream)
+    labels = labels.in_vocabulary_order()
+    vocabulary = labels.vocabulary()
+    split_names = np.array(splits)
+    images = images.take(np.isin(photos.positions[images.photos], labels.photos))
+    training = images.photos[split_names[images.photos] == "train"]
+    labels, balanced = balance(labels, photos.positions[training], options.balancing, options.seed)
+    if balanced:
+        log(table(balanced))
+    images = images.take(np.isin(photos.positions[images.photos], labels.photos))
+    progress = Progress("write", len(images), "images", stream)
     shards, statistics = {}, {}
     done = 0
     for split in SPLITS:
-        members = [one for one in kept if split_of[one.photo.image_id] == split]
-        if members:
-            tags = [vocabulary.encode(one.photo.tags) for one in members]
-            shards[split] = _write_split(split, members, tags, final, options)
-            statistics[split] = tag_statistics(tags, len(vocabulary))
+        members = images.take(split_names[images.photos] == split)
+        if len(members):
+            shards[split] = write_split(split, members, photos, labels, final, options.name, progress, done)
+            inside = np.isin(labels.photos, photos.positions[members.photos])
+            statistics[split] = labels.keep_photos(inside).statistics()
             done += len(members)
-            progress.update(done)
+    progress.finish(done)
     vocabulary.save(final / LABELS)
     metadata.write_tfds(final, options.name, options.version, vocabulary, shards)
     content: Mapping[str, Any] = {
         "image_size": options.image_size,
         "vocabulary_sha256": vocabulary.sha256,
         "splits": {split: value.to_json() for split, value in statistics.items()},
+        "pruning": [dataclasses.asdict(step) for step in report],
+        "balancing": [dataclasses.asdict(step) for step in balanced],
+        "near_duplicates": _write_near_duplicates(final / NEAR_DUPLICATES, photos, splits, images, log),
     }
     files.write_text(final / STATISTICS, json.dumps(content, indent=1) + "\n")
+    return done
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A photo whose canonical image is record `record` of `source`."""
-
-    photo: Photo
-    source: RecordSource
-    record: int
-
-
-def _write_split(
-    split: str, kept: Sequence[_Kept], tags: Sequence[tuple[int, ...]], final: Path, options: PrepareOptions
-) -> SplitShards:
-    def encoded() -> Iterator[bytes]:
-        previous = None
-        for one, its_tags in zip(kept, tags, strict=True):
-            # A large data set has more chunk files than a process may hold open.
-            if previous is not None and previous is not one.source:
-                previous.close()
-            previous = one.source
-            yield encode_example(Record(one.source[one.record], one.photo.image_id, its_tags))
-
-    # Sizes are needed before the first byte is written, since the number of shards is part of every name.
-    total = sum(one.source.frame_size(one.record) for one in kept)
-    count = max(1, min(len(kept), -(-total // _SHARD_BYTES)))
-    lengths = [len(part) for part in np.array_split(np.arange(len(kept)), count)]
-    records = encoded()
-    size = 0
-    for number, length in enumerate(lengths):
-        shard = final / f"{options.name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
-        write_shard(shard, itertools.islice(records, length))
-        size += shard.stat().st_size
-    return SplitShards(lengths, size)
-
-
-def _write_rejects(path: Path, rejected: Sequence[tuple[Photo, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image_id", "reason", "where"))
-    for photo, reason in sorted(rejected, key=lambda item: item[0].image_id):
-        writer.writerow((photo.image_id, reason, photo.where))
-    files.write_text(path, text.getvalue())
+def _write_near_duplicates(
+    path: Path, photos: PhotoTable, splits: Sequence[str], images: CanonicalImages, log: Callable[[str], None]
+) -> dict[str, int]:
+    """Writes the photos that look the same in two splits, and says how many there are."""
+    its_splits: list[str] = np.array(splits)[images.photos].tolist()
+    found = near_duplicates.find_near_duplicates(images.hashes, its_splits)
+    kept = photos.take(images.photos)
+    files.write_text(path, near_duplicates.as_csv(found, kept, its_splits))
+    counts = near_duplicates.count_by_split(found, its_splits)
+    for (split, other), count in counts.items():
+        examples = [one for one in found if (its_splits[one.photo], its_splits[one.other]) == (split, other)]
+        first = examples[0]
+        log(
+            f"warning: {count:,} {split} photos look like one of {other} (perceptual hash), for example "
+            f"{kept[first.photo].image_id} and {kept[first.other].image_id}; all are in {path.name}: scores may be "
+            "too good; a split column that keeps such photos together avoids it"
+        )
+    return {f"{split} and {other}": count for (split, other), count in counts.items()}

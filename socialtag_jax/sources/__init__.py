@@ -1,15 +1,20 @@
 """Data sets as found on disk -> photos."""
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from socialtag_jax.errors import UsageError
 from socialtag_jax.sources.photo import Photo
 
-SOURCES = ("tags-csv", "harrison", "postcards")
+SOURCES = ("tags-csv", "harrison", "mirflickr", "postcards")
 """What `socialtag prepare --source` reads."""
+
+
+_LOG_SECONDS = 10
+_CLOCK_PHOTOS = 1000
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class SourceOptions:
 
     Attributes:
       source: one of `SOURCES`.
-      path: a CSV file or its folder (tags-csv), the folder of the lists (harrison), or where to draw (postcards).
+      path: a CSV file or its folder (tags-csv), the folder of the lists (harrison), of MIRFLICKR, or where to draw
+        (postcards).
       tag_separator: between the tags of a cell (tags-csv).
       overlay: a folder of images that replace others by the same relative path (harrison).
       need_images: False where only the labels are wanted.
@@ -35,8 +41,8 @@ class SourceOptions:
     workers: int | None = None
 
 
-def read(options: SourceOptions, log: Callable[[str], None]) -> list[Photo]:
-    """The photos of a source.
+def read(options: SourceOptions, log: Callable[[str], None]) -> Iterator[Photo]:
+    """The photos of a source, one by one; logs how far it has come where that takes long.
 
     Raises:
       UsageError: an option that the source does not have.
@@ -44,7 +50,18 @@ def read(options: SourceOptions, log: Callable[[str], None]) -> list[Photo]:
     """
     if options.overlay is not None and options.source != "harrison":
         raise UsageError(f"the source {options.source} has no overlay", where="--overlay")
+    last = time.monotonic()
+    count = 0
+    for photo in _photos(options, log):
+        yield photo
+        count += 1
+        if count % _CLOCK_PHOTOS == 0 and time.monotonic() - last >= _LOG_SECONDS:
+            last = time.monotonic()
+            log(f"read the labels of {count:,} photos")
+    log(f"{count:,} photos in {options.path}")
 
+
+def _photos(options: SourceOptions, log: Callable[[str], None]) -> Iterable[Photo]:
     def warn(text: str) -> None:
         log(f"warning: {text}")
 
@@ -52,6 +69,10 @@ def read(options: SourceOptions, log: Callable[[str], None]) -> list[Photo]:
         from socialtag_jax.sources import harrison
 
         return harrison.read(options.path, overlay=options.overlay, need_images=options.need_images, warn=warn)
+    if options.source == "mirflickr":
+        from socialtag_jax.sources import mirflickr
+
+        return mirflickr.read(options.path, need_images=options.need_images, warn=warn)
     from socialtag_jax.sources import tags_csv
 
     path = options.path

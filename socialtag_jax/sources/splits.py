@@ -6,7 +6,7 @@ import itertools
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ def assign_splits(
     photos: Sequence[Photo],
     *,
     seed: int,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    validation: float = 0.1,
+    test: float = 0.1,
     groups: Sequence[Hashable] | None = None,
     warn: Callable[[str], None],
 ) -> list[str]:
@@ -39,7 +40,8 @@ def assign_splits(
     Args:
       photos: with unique image ids.
       seed: of the random choices.
-      fractions: of train, validation and test, each above 0, 1 in all.
+      validation: share (above 0, below 1) or number (1 or more, whole) of the photos that are drawn for validation.
+      test: the same for test.
       groups: equal keys mark photos that belong together, such as identical files; None if there are none.
       warn: takes one line of text about splits that were completed.
 
@@ -48,14 +50,24 @@ def assign_splits(
 
     Raises:
       UserError: too few photos, no photo for training, or photos without a split where both train and test are named.
-      UsageError: fractions that are not as above.
+      UsageError: shares or numbers that leave nothing for training, or are not as above.
     """
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise UsageError(f"the fractions {fractions} are not three numbers above 0 that sum to 1", where="fractions")
+    drawn = {"validation": validation, "test": test}
+    for split, amount in drawn.items():
+        if amount <= 0 or (amount >= 1 and amount != int(amount)):
+            expected = "expected a share below 1, such as 0.1, or a whole number of photos"
+            raise UsageError(f"{amount:g}: {expected}", where=f"--{split}")
+    wanted = {split: round(len(photos) * amount) if amount < 1 else int(amount) for split, amount in drawn.items()}
+    if sum(amount if amount < 1 else amount / max(len(photos), 1) for amount in drawn.values()) >= 1:
+        raise UsageError(
+            f"{wanted['validation']:,} for validation and {wanted['test']:,} for test leave none of the "
+            f"{len(photos):,} photos for training",
+            where="--validation, --test",
+        )
     keys = range(len(photos)) if groups is None else groups
     named = {photo.split for photo in photos if photo.split is not None}
     if not named:
-        return _random_splits(photos, keys, seed, fractions)
+        return _random_splits(photos, keys, seed, wanted)
     splits = _fill_blanks(photos, named, warn)
     if "train" not in splits:
         raise UserError(
@@ -64,15 +76,17 @@ def assign_splits(
             hint="put some in train, or leave out the splits to have them drawn at random",
         )
     if "validation" not in splits:
-        share = fractions[1] / (fractions[0] + fractions[1])
-        _carve_validation(photos, splits, keys, seed, share, warn)
+        train = splits.count("train")
+        # The same share of what is not for testing as where all are drawn.
+        share = validation / (1 - test) if test < 1 else validation
+        _carve_validation(photos, splits, keys, seed, round(train * share) if validation < 1 else int(validation), warn)
     if "test" not in splits:
         warn("no photo is in test: `socialtag evaluate` then needs --split validation")
     return splits
 
 
 def _random_splits(
-    photos: Sequence[Photo], keys: Sequence[Hashable], seed: int, fractions: tuple[float, float, float]
+    photos: Sequence[Photo], keys: Sequence[Hashable], seed: int, wanted: Mapping[str, int]
 ) -> list[str]:
     groups = _shuffled_groups(photos, range(len(photos)), keys, seed)
     if len(groups) < len(SPLITS):
@@ -81,8 +95,8 @@ def _random_splits(
             hint="add photos: at least 3 different ones are needed",
         )
     splits = ["train"] * len(photos)
-    for split, fraction, leave in (("validation", fractions[1], 2), ("test", fractions[2], 1)):
-        taken = _take(groups, round(len(photos) * fraction), leave=leave)
+    for split, leave in (("validation", 2), ("test", 1)):
+        taken = _take(groups, wanted[split], leave=leave)
         for position in itertools.chain.from_iterable(groups[:taken]):
             splits[position] = split
         groups = groups[taken:]
@@ -110,10 +124,10 @@ def _carve_validation(
     splits: list[str],
     keys: Sequence[Hashable],
     seed: int,
-    share: float,
+    wanted: int,
     warn: Callable[[str], None],
 ) -> None:
-    """Turns a random share of train into validation, in place."""
+    """Turns `wanted` random photos of train into validation, in place."""
     train = [position for position, split in enumerate(splits) if split == "train"]
     groups = _shuffled_groups(photos, train, keys, seed)
     if len(groups) < 2:
@@ -122,7 +136,7 @@ def _carve_validation(
             where=photos[train[0]].where or None,
             hint="add photos to train, or put some in validation",
         )
-    taken = list(itertools.chain.from_iterable(groups[: _take(groups, round(len(train) * share), leave=1)]))
+    taken = list(itertools.chain.from_iterable(groups[: _take(groups, wanted, leave=1)]))
     for position in taken:
         splits[position] = "validation"
     warn(f"no photo is in validation: {len(taken)} of {len(train)} in train, drawn at random, are moved there")

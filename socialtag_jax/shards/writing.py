@@ -1,0 +1,144 @@
+"""The last part of `prepare`: canonical images in chunk files -> the shards of each split, and what describes them."""
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from socialtag_jax import files
+from socialtag_jax.labels import Labels
+from socialtag_jax.progress import Progress
+from socialtag_jax.shards import chunks
+from socialtag_jax.shards.dataset import SplitShards
+from socialtag_jax.shards.example import Record, encode_example
+from socialtag_jax.shards.near_duplicates import HASH_BYTES
+from socialtag_jax.shards.tfrecord import RecordSource, write_shard
+from socialtag_jax.sources.photo import Photo
+from socialtag_jax.sources.table import PhotoTable
+
+_SHARD_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalImages:
+    """The images that could be decoded, in record order.
+
+    Attributes:
+      files: the chunk files.
+      photos: int64 [images], the photo's index in the table of all photos, ascending.
+      records: int32 [images], the image's record number in its chunk file.
+      sizes: int64 [images], of the image in its chunk file, in bytes.
+      hashes: uint8 [images, 18], see `near_duplicates.perceptual_hash`.
+      rejected: (index in the table, reason) of the photos that could not be decoded.
+    """
+
+    files: Sequence[Path]
+    photos: np.ndarray
+    records: np.ndarray
+    sizes: np.ndarray
+    hashes: np.ndarray
+    rejected: Sequence[tuple[int, str]]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def take(self, kept: np.ndarray) -> "CanonicalImages":
+        """Those where the mask, bool [images], is true."""
+        return CanonicalImages(
+            self.files, self.photos[kept], self.records[kept], self.sizes[kept], self.hashes[kept], self.rejected
+        )
+
+
+def read_chunks(paths: Sequence[Path], total: int) -> CanonicalImages:
+    """What became of all `total` photos.
+
+    Raises:
+      AssertionError: photos in are not photos kept + rejected.
+    """
+    photos: list[int] = []
+    records: list[int] = []
+    sizes: list[int] = []
+    hashes: list[bytes] = []
+    rejected: list[tuple[int, str]] = []
+    for number, path in enumerate(paths):
+        result, source = chunks.read_chunk(path)
+        first = number * chunks.CHUNK_PHOTOS
+        photos.extend(first + position for position in result.kept)
+        records.extend(range(1, len(result.kept) + 1))
+        sizes.extend(source.frame_size(record) for record in range(1, len(result.kept) + 1))
+        hashes.append(b"".join(result.hashes))
+        rejected.extend((first + position, reason) for position, reason in result.rejected)
+    if len(photos) + len(rejected) != total:
+        raise AssertionError(f"{total} photos in, {len(photos)} kept + {len(rejected)} rejected")
+    return CanonicalImages(
+        files=paths,
+        photos=np.array(photos, np.int64),
+        records=np.array(records, np.int32),
+        sizes=np.array(sizes, np.int64),
+        hashes=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES),
+        rejected=rejected,
+    )
+
+
+def write_split(
+    split: str,
+    images: CanonicalImages,
+    photos: PhotoTable,
+    labels: Labels,
+    folder: Path,
+    name: str,
+    progress: Progress,
+    done: int,
+) -> SplitShards:
+    """Writes one split's shards, `NAME-SPLIT.tfrecord-00000-of-00008`.
+
+    Args:
+      split: its name.
+      images: its images, in record order.
+      photos: the table that `images.photos` points into.
+      labels: with tag indices that are the vocabulary's.
+      folder: where the shards go.
+      name: the data set's.
+      progress: is updated as images are written.
+      done: images of other splits that are written already.
+    """
+
+    def encoded() -> Iterator[bytes]:
+        previous, source = None, None
+        for index, record in zip(images.photos.tolist(), images.records.tolist(), strict=True):
+            chunk = images.files[index // chunks.CHUNK_PHOTOS]
+            if source is None or chunk != previous:
+                # A large data set has more chunk files than a process may hold open.
+                if source is not None:
+                    source.close()
+                previous, source = chunk, RecordSource([chunk], keep_indexes=False)
+            photo = photos[index]
+            tags = labels.of(int(photos.positions[index]))
+            yield encode_example(Record(source[record], photo.image_id, tags))
+
+    # Sizes are needed before the first byte is written, since the number of shards is part of every name.
+    count = max(1, min(len(images), -(-int(images.sizes.sum()) // _SHARD_BYTES)))
+    lengths = [len(part) for part in np.array_split(np.arange(len(images)), count)]
+    records = encoded()
+    size = written = 0
+    for number, length in enumerate(lengths):
+        shard = folder / f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
+        write_shard(shard, itertools.islice(records, length))
+        size += shard.stat().st_size
+        written += length
+        progress.update(done + written)
+    return SplitShards(lengths, size)
+
+
+def write_rejects(path: Path, rejected: Sequence[tuple[Photo, str]]) -> None:
+    """Writes the photos that could not be decoded, with the reason and the row that names each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image_id", "reason", "where"))
+    for photo, reason in sorted(rejected, key=lambda item: item[0].image_id):
+        writer.writerow((photo.image_id, reason, photo.where))
+    files.write_text(path, text.getvalue())
