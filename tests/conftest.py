@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 # Before Keras is imported, which reads it once.
@@ -10,6 +11,8 @@ os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
 import pytest
+
+from socialtag_jax import cli
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -33,3 +36,31 @@ def peer_promotion() -> Iterator[None]:
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         yield
+
+
+@dataclass(frozen=True)
+class Result:
+    """The exit code of a command, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Socialtag = Callable[..., Result]
+
+
+@pytest.fixture
+def socialtag(capsys: pytest.CaptureFixture[str]) -> Socialtag:
+    """Runs `socialtag ARGUMENTS`; a traceback fails the test."""
+
+    def run(*arguments: object) -> Result:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        code = stopped.value.code
+        assert isinstance(code, int)
+        assert "Traceback" not in err
+        return Result(code, out, err)
+
+    return run

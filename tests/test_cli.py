@@ -17,27 +17,6 @@ from socialtag_jax.shards.dataset import open_dataset
 from tests.photos import colour_rows, draw, photo_folder
 
 
-class Result:
-    """The exit code and what was printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def socialtag(capsys: pytest.CaptureFixture[str]):
-    def run(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        code = stopped.value.code
-        assert isinstance(code, int)
-        assert "Traceback" not in err
-        return Result(code, out, err)
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photo_folder(tmp_path_factory.mktemp("My Photos"), colour_rows(30))

@@ -1,0 +1,106 @@
+"""What pruning and balancing do to a data set as `prepare` writes it."""
+
+from pathlib import Path
+
+import pytest
+
+from socialtag_jax.balancing import parse_balancing
+from socialtag_jax.errors import UserError
+from socialtag_jax.pruning import parse_rules
+from socialtag_jax.shards.dataset import Dataset, open_dataset
+from tests.conftest import Socialtag
+from tests.photos import photo_folder, prepared
+
+# 20 photos: sea on all but two, sky on half, five with a year; the last two have a year alone. 16 train, 2 and 2.
+TAGS = [["sea"] + ["sky"] * (n % 2) + ["2008"] * (n % 4 == 0) for n in range(18)] + [["2008"], ["2008"]]
+SPLITS = ["train"] * 14 + ["validation"] * 2 + ["test"] * 2 + ["train"] * 2
+ROWS = {f"{n:02d}.png": (tags, split) for n, (tags, split) in enumerate(zip(TAGS, SPLITS, strict=True))}
+
+
+def tags_by_photo(dataset: Dataset) -> dict[str, set[str]]:
+    return {
+        record.image_id: {dataset.vocabulary.tags[tag] for tag in record.tags}
+        for split in dataset.splits
+        for record in (dataset.records(split)[index] for index in range(len(dataset.records(split))))
+    }
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photo_folder(tmp_path_factory.mktemp("source"), ROWS)
+
+
+def test_pruned_photos_are_never_decoded(source: Path, tmp_path: Path):
+    lines: list[str] = []
+    result = prepared(source, tmp_path, pruning=parse_rules(["digits", "min-tags=1"]), log=lines.append)
+    assert (result.photos, result.written, result.rejected, result.left_out) == (20, 18, 0, 2)
+    dataset = open_dataset(result.folder)
+    assert tags_by_photo(dataset) == {f"{n:02d}.png": set(TAGS[n]) - {"2008"} for n in range(18)}
+    report = dataset.reports["pruning"]
+    assert [(step.rule, step.images, step.unique_tags) for step in report] == [
+        ("as found", 20, 3),
+        ("normalised", 20, 3),
+        ("digits", 20, 2),
+        ("min-tags=1", 18, 2),
+    ]
+    assert any("min-tags=1" in line for line in lines)
+    # Again: nothing to do; with other rules: refused.
+    assert prepared(source, tmp_path, pruning=parse_rules(["digits", "min-tags=1"])) == result
+    with pytest.raises(UserError, match="made from other photos, tags or options"):
+        prepared(source, tmp_path, pruning=parse_rules(["digits"]))
+
+
+def test_what_cannot_be_decoded_counts_for_nothing(tmp_path: Path):
+    """Sky is on nine photos; where one of them is damaged, it falls below nine, and the year's photos are as before."""
+    source = photo_folder(tmp_path / "in", ROWS)
+    rules = parse_rules(["min-images=9", "min-tags=1"])
+    assert open_dataset(prepared(source, tmp_path / "whole", pruning=rules).folder).vocabulary.tags == ("sea", "sky")
+    (source / "01.png").write_bytes(b"no image")
+    result = prepared(source, tmp_path / "damaged", pruning=rules)
+    dataset = open_dataset(result.folder)
+    assert dataset.vocabulary.tags == ("sea",)
+    # 2008 is on seven photos, and was gone before: two photos had nothing else.
+    assert (result.photos, result.written, result.rejected, result.left_out) == (20, 17, 1, 2)
+    assert dataset.reports["pruning"][0].images == 17
+
+
+def test_balancing_changes_training_photos_alone(source: Path, tmp_path: Path):
+    rules = parse_balancing(["down-sample=1"])
+    dataset = open_dataset(prepared(source, tmp_path / "one", balancing=rules).folder)
+    before, after = dataset.reports["balancing"]
+    # In training sea is on 14 photos, sky on 7, 2008 on 6.
+    assert (before.most_images, after.most_images) == (14, 7)
+    counts = dict(zip(dataset.vocabulary.tags, dataset.statistics["train"].counts.tolist(), strict=True))
+    assert counts == {"sea": 7, "sky": 7, "2008": 6}
+    found = tags_by_photo(dataset)
+    assert all(found[f"{n:02d}.png"] == set(TAGS[n]) for n in range(14, 18))
+    assert all(found[name] for name in found)
+    again = open_dataset(prepared(source, tmp_path / "two", balancing=rules).folder)
+    assert again.fingerprint == dataset.fingerprint
+
+
+def test_no_tag_left(source: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"no tag is left after 'min-images=99' -- loosen --pruning"):
+        prepared(source, tmp_path, pruning=parse_rules(["digits", "min-images=99"]))
+
+
+def test_drawn_sizes(tmp_path: Path):
+    source = photo_folder(tmp_path / "in", {name: (tags, None) for name, (tags, _) in ROWS.items()})
+    dataset = open_dataset(prepared(source, tmp_path / "out", validation=3, test=0.25).folder)
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 12, "validation": 3, "test": 5}
+
+
+def test_stats_shows_both(socialtag: Socialtag, source: Path, tmp_path: Path):
+    command = ["--pruning", "digits", "min-tags=1", "--balancing", "down-sample=1"]
+    prepared_folder = socialtag("prepare", "--source", "tags-csv", "--input", source, "--output", tmp_path, *command)
+    assert "20 photos in = " in prepared_folder.err
+    for arguments in ((prepared_folder.out.strip(),), (source, "--source", "tags-csv", *command)):
+        result = socialtag("stats", *arguments)
+        assert result.code == 0
+        rows = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if line.strip()}
+        assert rows["digits"][:3] == ["20", "2", "2"]
+        assert rows["min-tags=1"][:3] == ["18", "0", "2"]
+        assert "down-sample=1" in rows
+    refused = socialtag("stats", prepared_folder.out.strip(), "--pruning", "digits")
+    assert refused.code == 2
+    assert "--pruning, --balancing: a prepared data set keeps its tags" in refused.err
