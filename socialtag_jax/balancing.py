@@ -6,15 +6,13 @@ test stay as they are, so that scores compare.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from socialtag_jax.errors import UsageError
 from socialtag_jax.labels import Labels
 from socialtag_jax.pruning import Step
-
-_FLAG = "--balancing"
+from socialtag_jax.rules import Rule
 
 
 def _down_sample(counts: np.ndarray, head: int) -> np.ndarray:
@@ -23,7 +21,7 @@ def _down_sample(counts: np.ndarray, head: int) -> np.ndarray:
     if len(used) <= head:
         raise UsageError(
             f"down-sample={head}: there are only {len(used)} tags, so none after the {head} most frequent",
-            where=_FLAG,
+            where="--balancing",
             hint="choose a smaller number",
         )
     return np.minimum(counts, used[head])
@@ -34,64 +32,22 @@ def _square_root(counts: np.ndarray, threshold: int) -> np.ndarray:
     return np.where(counts > threshold, np.rint(np.sqrt(counts * float(threshold))).astype(np.int64), counts)
 
 
-@dataclass(frozen=True)
-class BalancingKind:
-    """One line for people, and (int64 [tags] photos of each tag, N) -> how many each tag keeps."""
-
-    text: str
-    targets: Callable[[np.ndarray, int], np.ndarray]
-
-
-BALANCING: Mapping[str, BalancingKind] = {
-    "down-sample": BalancingKind("leaves the N most frequent tags as many photos as the next one has", _down_sample),
-    "square-root": BalancingKind("leaves a tag of f > N photos only the square root of f times N", _square_root),
+_TARGETS: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "down-sample": _down_sample,
+    "square-root": _square_root,
 }
-"""Every balancing by its name."""
+"""(int64 [tags] photos of each tag, the rule's number) -> how many each tag keeps."""
 
 
-@dataclass(frozen=True)
-class Balancing:
-    """A balancing and its number."""
-
-    text: str
-    name: str
-    number: int
-
-
-def parse_balancing(texts: Sequence[str]) -> tuple[Balancing, ...]:
-    """From the command line.
-
-    Raises:
-      UsageError: an unknown name, or no number of at least 1.
-    """
-    parsed = []
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name not in BALANCING:
-            hint = f"expected {' or '.join(f'{name}=N' for name in BALANCING)}"
-            raise UsageError(f"there is no balancing {name!r}", where=_FLAG, hint=hint)
-        if not value.isdecimal() or int(value) < 1:
-            raise UsageError(f"{text!r}: expected a whole number of at least 1, as in {name}=500", where=_FLAG)
-        parsed.append(Balancing(text, name, int(value)))
-    return tuple(parsed)
-
-
-def describe_balancing() -> str:
-    """One line for `--help`."""
-    return "; ".join(f"{name}=N {kind.text}" for name, kind in BALANCING.items())
-
-
-def balance(
-    labels: Labels, photos: np.ndarray, balancings: Sequence[Balancing], seed: int
-) -> tuple[Labels, list[Step]]:
-    """Takes tags from some photos, at random; exactly as many as the balancing says.
+def balance(labels: Labels, photos: np.ndarray, rules: Sequence[Rule], seed: int) -> tuple[Labels, list[Step]]:
+    """Takes tags from some photos, at random; exactly as many as the rules say.
 
     The choice depends on the seed, on the tags and on the order of `photos`, on nothing else.
 
     Args:
       labels: of all splits, with tag indices in vocabulary order.
       photos: int64, positions of the training photos, in an order that does not depend on that of the source.
-      balancings: applied one after the other.
+      rules: applied one after the other.
       seed: of the choice.
 
     Returns:
@@ -100,17 +56,17 @@ def balance(
     Raises:
       UsageError: fewer tags than are to be down-sampled.
     """
-    if not balancings:
+    if not rules:
         return labels, []
     size = int(labels.photos[-1]) + 1
     rank = np.full(size, -1, np.int64)
     rank[photos] = np.arange(len(photos))
     training = rank >= 0
     steps = [Step.of("training photos", _only(labels, training))]
-    for number, balancing in enumerate(balancings):
+    for number, rule in enumerate(rules):
         subject = np.flatnonzero(training[labels.rows])
         counts = np.bincount(labels.columns[subject], minlength=len(labels.tags))
-        targets = BALANCING[balancing.name].targets(counts, balancing.number)
+        targets = _TARGETS[rule.name](counts, rule.number)
         # Pairs by tag and, within a tag, in the given order of photos.
         by_tag = subject[np.lexsort((rank[labels.rows[subject]], labels.columns[subject]))]
         stops = np.cumsum(counts)
@@ -121,7 +77,7 @@ def balance(
             kept[generator.permutation(pairs)[int(targets[tag]) :]] = False
         labels = labels.keep_pairs(kept)
         labels = labels.keep_photos((labels.lengths > 0) | ~training[labels.photos])
-        steps.append(Step.of(balancing.text, _only(labels, training)))
+        steps.append(Step.of(rule.text, _only(labels, training)))
     return labels, steps
 
 

@@ -193,12 +193,11 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
 
 
 def _add_pruning(parser: argparse.ArgumentParser) -> None:
-    from socialtag_jax.balancing import describe_balancing
-    from socialtag_jax.pruning import describe_rules
+    from socialtag_jax.rules import BALANCING, PRESETS, PRUNING, describe
 
-    rules = f"drop tags and photos, in this order: {describe_rules()}"
-    parser.add_argument("--pruning", nargs="+", default=[], metavar="RULE", help=rules)
-    balancing = f"take frequent tags from training photos, at random: {describe_balancing()}"
+    pruning = f"drop tags and photos, in this order: {describe(PRUNING, PRESETS)}"
+    parser.add_argument("--pruning", nargs="+", default=[], metavar="RULE", help=pruning)
+    balancing = f"take frequent tags from training photos, at random: {describe(BALANCING)}"
     parser.add_argument("--balancing", nargs="+", default=[], metavar="RULE", help=balancing)
 
 
@@ -238,8 +237,7 @@ def log(line: str) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     from socialtag_jax import sources
-    from socialtag_jax.balancing import parse_balancing
-    from socialtag_jax.pruning import parse_rules
+    from socialtag_jax.rules import parse_balancing, parse_pruning
     from socialtag_jax.shards.prepare import PrepareOptions, prepare
 
     prepare_options = PrepareOptions(
@@ -249,7 +247,7 @@ def _prepare(options: argparse.Namespace) -> int:
         seed=options.seed,
         validation=options.validation,
         test=options.test,
-        pruning=parse_rules(options.pruning),
+        pruning=parse_pruning(options.pruning),
         balancing=parse_balancing(options.balancing),
         allow_leaks=options.allow_leaks,
         workers=options.workers,
@@ -284,13 +282,12 @@ def _stats(options: argparse.Namespace) -> int:
         name, folder, report = dataset.name, dataset.folder, stats.of_dataset(dataset)
     else:
         from socialtag_jax import sources
-        from socialtag_jax.balancing import parse_balancing
-        from socialtag_jax.pruning import parse_rules
+        from socialtag_jax.rules import parse_balancing, parse_pruning
 
         source = sources.SourceOptions(
             options.source, options.dataset, tag_separator=options.tag_separator, need_images=False
         )
-        pruning, balancing = parse_rules(options.pruning), parse_balancing(options.balancing)
+        pruning, balancing = parse_pruning(options.pruning), parse_balancing(options.balancing)
         report = stats.of_source(sources.read(source, log), pruning, balancing, options.seed)
         name, folder = f"labels of {options.source}", options.dataset
     if options.json:

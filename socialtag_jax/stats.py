@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from socialtag_jax.balancing import Balancing, balance
+from socialtag_jax.balancing import balance
 from socialtag_jax.labels import normalise, pack
-from socialtag_jax.pruning import CameraMaker, Rule, Step, camera_makers, prune, table
+from socialtag_jax.pruning import CameraMaker, Step, camera_makers, prune, table
+from socialtag_jax.rules import Rule
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.sources.photo import Photo
 from socialtag_jax.tag_statistics import TagStatistics
@@ -45,7 +46,7 @@ def of_dataset(dataset: Dataset) -> Report:
     return Report(dataset.vocabulary, parts, pruning=reports["pruning"], balancing=reports["balancing"])
 
 
-def of_source(photos: Iterable[Photo], pruning: Sequence[Rule], balancing: Sequence[Balancing], seed: int) -> Report:
+def of_source(photos: Iterable[Photo], pruning: Sequence[Rule], balancing: Sequence[Rule], seed: int) -> Report:
     """The statistics of photos as their source lists them, whatever becomes of their images.
 
     Args:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from socialtag_jax.balancing import balance, parse_balancing
+from socialtag_jax.balancing import balance
 from socialtag_jax.errors import UsageError
 from socialtag_jax.labels import Labels, normalise, pack
+from socialtag_jax.rules import parse_balancing
 
 
 def labels_of(photos: list[list[str]]) -> Labels:
@@ -76,8 +77,8 @@ def test_too_few_tags():
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ("downsample=3", "there is no balancing 'downsample' -- expected down-sample=N or square-root=N"),
-        ("down-sample", "'down-sample': expected a whole number of at least 1, as in down-sample=500"),
+        ("downsample=3", "--balancing: there is no rule 'downsample' -- did you mean 'down-sample'?"),
+        ("down-sample", "'down-sample': expected a whole number of at least 1, as in down-sample=20"),
         ("square-root=x", "expected a whole number of at least 1"),
     ],
 )

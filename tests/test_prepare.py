@@ -18,7 +18,7 @@ from PIL import Image
 
 from socialtag_jax import files
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.pruning import parse_rules
+from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards import chunks, writing
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.shards.example import Record
@@ -199,9 +199,9 @@ def test_identical_photos_never_leak_from_a_random_split(tmp_path: Path):
 
 def test_unknown_allowed_tag(source: Path, tmp_path: Path):
     with pytest.raises(UsageError, match=r"'bleu'.*blue") as found:
-        prepared(source, tmp_path, pruning=parse_rules(["allow=red,bleu"]))
+        prepared(source, tmp_path, pruning=parse_pruning(["allow=red,bleu"]))
     assert found.value.exit_code == 2
-    assert open_dataset(prepared(source, tmp_path, pruning=parse_rules(["allow=red"])).folder).vocabulary.tags == (
+    assert open_dataset(prepared(source, tmp_path, pruning=parse_pruning(["allow=red"])).folder).vocabulary.tags == (
         "red",
     )
 

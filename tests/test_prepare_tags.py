@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from socialtag_jax.balancing import parse_balancing
 from socialtag_jax.errors import UserError
-from socialtag_jax.pruning import parse_rules
+from socialtag_jax.rules import parse_balancing, parse_pruning
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from tests.conftest import Socialtag
 from tests.photos import photo_folder, prepared
@@ -32,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pruned_photos_are_never_decoded(source: Path, tmp_path: Path):
     lines: list[str] = []
-    result = prepared(source, tmp_path, pruning=parse_rules(["digits", "min-tags=1"]), log=lines.append)
+    result = prepared(source, tmp_path, pruning=parse_pruning(["digits", "min-tags=1"]), log=lines.append)
     assert (result.photos, result.written, result.rejected, result.left_out) == (20, 18, 0, 2)
     dataset = open_dataset(result.folder)
     assert tags_by_photo(dataset) == {f"{n:02d}.png": set(TAGS[n]) - {"2008"} for n in range(18)}
@@ -45,15 +44,15 @@ def test_pruned_photos_are_never_decoded(source: Path, tmp_path: Path):
     ]
     assert any("min-tags=1" in line for line in lines)
     # Again: nothing to do; with other rules: refused.
-    assert prepared(source, tmp_path, pruning=parse_rules(["digits", "min-tags=1"])) == result
+    assert prepared(source, tmp_path, pruning=parse_pruning(["digits", "min-tags=1"])) == result
     with pytest.raises(UserError, match="made from other photos, tags or options"):
-        prepared(source, tmp_path, pruning=parse_rules(["digits"]))
+        prepared(source, tmp_path, pruning=parse_pruning(["digits"]))
 
 
 def test_what_cannot_be_decoded_counts_for_nothing(tmp_path: Path):
     """Sky is on nine photos; where one of them is damaged, it falls below nine, and the year's photos are as before."""
     source = photo_folder(tmp_path / "in", ROWS)
-    rules = parse_rules(["min-images=9", "min-tags=1"])
+    rules = parse_pruning(["min-images=9", "min-tags=1"])
     assert open_dataset(prepared(source, tmp_path / "whole", pruning=rules).folder).vocabulary.tags == ("sea", "sky")
     (source / "01.png").write_bytes(b"no image")
     result = prepared(source, tmp_path / "damaged", pruning=rules)
@@ -81,7 +80,7 @@ def test_balancing_changes_training_photos_alone(source: Path, tmp_path: Path):
 
 def test_no_tag_left(source: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"no tag is left after 'min-images=99' -- loosen --pruning"):
-        prepared(source, tmp_path, pruning=parse_rules(["digits", "min-images=99"]))
+        prepared(source, tmp_path, pruning=parse_pruning(["digits", "min-images=99"]))
 
 
 def test_drawn_sizes(tmp_path: Path):

@@ -6,7 +6,8 @@ import pytest
 
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.labels import Labels, normalise, pack
-from socialtag_jax.pruning import CameraMaker, Step, camera_makers, parse_rules, prune, table
+from socialtag_jax.pruning import CameraMaker, Step, camera_makers, prune, table
+from socialtag_jax.rules import parse_pruning
 
 PHOTOS = [
     ["Nikon", "NikonD80", "sea", "2008"],
@@ -23,11 +24,11 @@ def left(labels: Labels) -> dict[int, list[str]]:
 
 
 def pruned(photos: list[list[str]], *rules: str) -> dict[int, list[str]]:
-    return {photo: sorted(tags) for photo, tags in left(prune(pack(photos), parse_rules(rules))[0]).items()}
+    return {photo: sorted(tags) for photo, tags in left(prune(pack(photos), parse_pruning(rules))[0]).items()}
 
 
 def test_report_worked_by_hand():
-    labels, steps = prune(pack(PHOTOS), parse_rules(["camera-makers", "digits", "min-images=2", "min-tags=1"]))
+    labels, steps = prune(pack(PHOTOS), parse_pruning(["camera-makers", "digits", "min-images=2", "min-tags=1"]))
     assert steps == [
         # Nikon, NikonD80, sea, 2008, canon, sky, Sea, 50mm, nikkor, nikond80, sun; more than once: sea, sky.
         Step("as found", 6, 1, 11, 9, 14 / 6, 2.5, 4, 3),
@@ -45,7 +46,7 @@ def test_report_worked_by_hand():
 
 
 def test_preset_is_the_thesis_recipe():
-    rules = parse_rules(["mirflickr"])
+    rules = parse_pruning(["mirflickr"])
     assert [rule.text for rule in rules] == ["camera-makers", "digits", "min-images=101", "min-tags=1"]
     # "Used by 100 or fewer images" goes; 101 stay.
     photos = [["sea", "rare", "2008", "mynikon"]] * 100 + [["sea"]] + [["only2008"]]
@@ -90,29 +91,29 @@ def test_order_matters():
 )
 def test_wrong_rules(rule: str, words: str):
     with pytest.raises(UsageError) as caught:
-        parse_rules([rule])
+        parse_pruning([rule])
     assert words in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_lists_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(UserError, match=r"none\.txt: cannot be read: No such file.* one tag a line"):
-        parse_rules([f"stop=@{tmp_path / 'none.txt'}"])
+        parse_pruning([f"stop=@{tmp_path / 'none.txt'}"])
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(UserError, match=r"latin\.txt: not UTF-8 text at byte offset 3"):
-        parse_rules([f"allow=@{tmp_path / 'latin.txt'}"])
+        parse_pruning([f"allow=@{tmp_path / 'latin.txt'}"])
 
 
 def test_listed_tags_that_no_photo_has():
     photos = pack([["mountain", "mountains", "fountain", "maintain", "sea"]])
     with pytest.raises(UsageError) as caught:
-        prune(photos, parse_rules(["allow=Mountian,sea,zebra"]))
+        prune(photos, parse_pruning(["allow=Mountian,sea,zebra"]))
     message = str(caught.value)
     assert message.startswith("--pruning: no photo has the tag 'mountian' (nor 1 more of the list) -- did you mean")
     assert message.count("' or '") == 2
     assert "'mountain'" in message
     with pytest.raises(UsageError, match="no photo has the tag 'xyz' -- leave it out"):
-        prune(photos, parse_rules(["stop=xyz"]))
+        prune(photos, parse_pruning(["stop=xyz"]))
 
 
 def test_camera_makers_worked_by_hand():
@@ -122,7 +123,7 @@ def test_camera_makers_worked_by_hand():
 
 
 def test_table():
-    _, steps = prune(pack(PHOTOS), parse_rules(["digits"]))
+    _, steps = prune(pack(PHOTOS), parse_pruning(["digits"]))
     text = table(steps)
     titles = " ".join(text.splitlines()[0].split())
     assert titles == "photos without tags unique tags used once mean median max most used"

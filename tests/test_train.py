@@ -21,7 +21,7 @@ from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import evaluate
 from socialtag_jax.export import export_bundle
 from socialtag_jax.parallel import Devices
-from socialtag_jax.pruning import parse_rules
+from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.train import Position, Trainer, TrainResult
 from socialtag_jax.trained import run_scorer
@@ -380,7 +380,7 @@ def test_evaluation_knows_the_data_set_it_was_trained_on(
 
 
 def test_another_vocabulary_is_refused(run: tuple[Path, list[str]], source: Path, tmp_path: Path):
-    other = open_dataset(prepared(source, tmp_path, pruning=parse_rules(["allow=red,blue"])).folder)
+    other = open_dataset(prepared(source, tmp_path, pruning=parse_pruning(["allow=red,blue"])).folder)
     scorer = run_scorer(run[0], "latest", Devices(), log=lambda _: None)
     with pytest.raises(UserError, match="the data set's 2 tags are not the 4 tags"):
         evaluate(scorer, other, "test", batch_size=8, threads=1, stream=io.StringIO())

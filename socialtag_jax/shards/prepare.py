@@ -17,11 +17,12 @@ from typing import Any, TextIO
 import numpy as np
 
 from socialtag_jax import files
-from socialtag_jax.balancing import Balancing, balance
+from socialtag_jax.balancing import balance
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.labels import Labels
 from socialtag_jax.progress import Progress
-from socialtag_jax.pruning import Rule, Step, prune, table
+from socialtag_jax.pruning import Step, prune, table
+from socialtag_jax.rules import Rule
 from socialtag_jax.shards import chunks, near_duplicates
 from socialtag_jax.shards.dataset import LABELS, MANIFEST, NEAR_DUPLICATES, REJECTS, STATISTICS, read_source
 from socialtag_jax.shards.images import IMAGE_SIZE
@@ -57,7 +58,7 @@ class PrepareOptions:
     validation: float = 0.1
     test: float = 0.1
     pruning: tuple[Rule, ...] = ()
-    balancing: tuple[Balancing, ...] = ()
+    balancing: tuple[Rule, ...] = ()
     allow_leaks: bool = False
     workers: int | None = None
 
