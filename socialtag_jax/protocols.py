@@ -136,8 +136,8 @@ def training_counts(statistics: Mapping[str, TagStatistics], split: str) -> np.n
     """
     if "train" not in statistics:
         return None
-    used = [statistics[name].counts for name in ("train", "validation") if name == "train" or name != split]
-    return np.sum(used, axis=0)
+    used = ("train",) if split == "validation" else ("train", "validation")
+    return np.sum([value.counts for name, value in statistics.items() if name in used], axis=0)
 
 
 def common_words(training: np.ndarray | None, evaluated: np.ndarray) -> np.ndarray:

@@ -74,6 +74,8 @@ def test_what_counts_as_training():
     expected = {"test": [1, 2], "validation": [1, 0], "train": [1, 2]}
     for split, counts in expected.items():
         np.testing.assert_array_equal(training_counts(statistics, split), counts)
+    without_validation = {name: statistics[name] for name in ("train", "test")}
+    np.testing.assert_array_equal(training_counts(without_validation, "test"), [1, 0])
     assert training_counts({"test": statistics["test"]}, "test") is None
     assert len(common_words(None, np.array([4, 4]))) == 0
 
