@@ -186,6 +186,7 @@ def _predict(
     shape = BatchShape(scorer.devices, max(1, batch_size // scorer.devices), scorer.input_size, dataset.max_tags)
     count = max(scorer.suggestion.max_tags, metrics.TOP)
     tag_ids = np.empty((len(records), dataset.max_tags), np.int32)
+    image_ids: list[str] = []
     parts: list[tuple[np.ndarray, ...]] = []
     progress = Progress(f"evaluate {split}", len(records), "images", stream)
     done = 0
@@ -199,13 +200,13 @@ def _predict(
         probabilities.write(done, found[:rows])
         ranking, best_words = jax.device_get(_most_confident(found, words, count))
         parts.append(tuple(column[:rows] for column in (*ranking, best_words)))
+        image_ids += [records[index].image_id for index in range(done, done + rows)]
         tag_ids[done : done + rows] = batch["tag_ids"].reshape(-1, dataset.max_tags)[:rows]
         done += rows
         progress.update(done)
     progress.finish(done)
     ranked_ids, ranked_probabilities, best_words = (np.concatenate(column) for column in zip(*parts, strict=True))
-    labels = SplitLabels([records[index].image_id for index in range(len(records))], tag_ids)
-    return Ranking(ranked_ids, ranked_probabilities), best_words, labels
+    return Ranking(ranked_ids, ranked_probabilities), best_words, SplitLabels(image_ids, tag_ids)
 
 
 def _average_precisions(probabilities: ColumnFile, labels: SplitLabels, n_tags: int, stream: TextIO) -> np.ndarray:

@@ -217,12 +217,14 @@ def train(name: str, folder: str, steps: str, stage_number: str) -> dict[str, An
     batches = train_batches(
         dataset.records("train"), shape, seed=experiment.seed, epoch=0, augmentation=experiment.augmentation
     )
-    times, losses = [], []
+    times, cpu_times, losses = [], [], []
     for batch in itertools.islice(devices.prefetch(batches), int(steps) + 1):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         state, sums = step(state, batch)
         losses.append(float(sums["loss"]) / float(sums["images"]))
         times.append(time.perf_counter() - start)
+        # Of all threads: what a step costs, whoever else is at work on the machine.
+        cpu_times.append(time.process_time() - cpu_start)
     return {
         "experiment": name,
         "tags": len(dataset.vocabulary),
@@ -234,6 +236,7 @@ def train(name: str, folder: str, steps: str, stage_number: str) -> dict[str, An
         "first_step_seconds": times[0],
         "step_seconds": times[1:],
         "median_step_seconds": statistics.median(times[1:]),
+        "median_step_cpu_seconds": statistics.median(cpu_times[1:]),
         "losses": losses,
     }
 
