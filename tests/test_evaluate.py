@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn import metrics as sk
 
 from socialtag_jax.config import Suggestion
 from socialtag_jax.errors import UserError
 from socialtag_jax.evaluate import Scorer, evaluate
 from socialtag_jax.evaluation_report import table, write_results
 from socialtag_jax.shards.dataset import Dataset, open_dataset
-from tests.photos import photo_folder, prepared
+from tests.photos import colour_rows, photo_folder, prepared
 
 # Tags in vocabulary order: a (5 photos), b (3), c (2), d (1).
 TRAIN = [["a", "b"], ["a"], ["a", "c"], ["b"]]
@@ -74,6 +75,32 @@ def test_baseline_is_the_train_splits_most_frequent_tags(dataset: Dataset, score
     text = table(result.summary)
     assert "top 5 tags" in text
     assert "f1 mean" in text
+
+
+def test_average_precision_against_scikit_learn(tmp_path: Path):
+    """Sixty photos whose scores follow from their pixels, in batches that do not divide them."""
+    rows = {
+        name: (tags, "train" if number < 9 else "test")
+        for number, (name, (tags, _)) in enumerate(colour_rows(69).items())
+    }
+    dataset = open_dataset(prepared(photo_folder(tmp_path / "source", rows), tmp_path / "data").folder)
+    kernel = np.random.default_rng(0).normal(size=(3, 4))
+    seen: list[np.ndarray] = []
+
+    def score(images: np.ndarray) -> np.ndarray:
+        logits = (images[0].mean((1, 2)) / 255.0 - 0.4) @ kernel
+        seen.append((1.0 / (1.0 + np.exp(-logits))).astype(np.float32).round(2))  # some equal ones
+        return seen[-1]
+
+    scorer = Scorer("pixels", dataset.vocabulary, 32, Suggestion(), devices=1, score=score, trained_on="")
+    result = evaluate(scorer, dataset, "test", batch_size=7, threads=1, stream=io.StringIO())
+    probabilities = np.concatenate(seen)[:60]
+    targets = np.array([[tag in row for tag in range(4)] for row in result.labels.tag_ids])
+    expected = [sk.average_precision_score(targets[:, tag], probabilities[:, tag]) for tag in range(4)]
+    np.testing.assert_allclose(result.average_precision, expected, rtol=1e-12)
+    np.testing.assert_array_equal(result.ranking.probabilities, -np.sort(-probabilities))
+    for image_id, row in zip(result.labels.image_ids, targets, strict=True):
+        assert {dataset.vocabulary.tags[tag] for tag in np.flatnonzero(row)} == set(rows[image_id][0])
 
 
 def test_files(dataset: Dataset, scorer: Scorer, tmp_path: Path):
