@@ -368,7 +368,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from socialtag_jax.evaluate import bundle_scorer, evaluate, table, write_results
+    from socialtag_jax.evaluate import bundle_scorer, evaluate
+    from socialtag_jax.evaluation_report import table, write_results
     from socialtag_jax.parallel import Devices
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.tagger import is_bundle
@@ -388,7 +389,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     output = options.output or default / options.split
     if scorer.trained_on != dataset.fingerprint:
         log("warning: not the data set that the model was trained on: photos of this split may have been trained on")
-    result = evaluate(scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr)
+    output.mkdir(parents=True, exist_ok=True)
+    result = evaluate(
+        scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=output
+    )
     write_results(result, dataset, scorer, output)
     if options.json:
         print(json.dumps(result.summary, ensure_ascii=False))

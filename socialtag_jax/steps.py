@@ -80,8 +80,9 @@ def eval_step(
     """This device's rows: "loss" and "f1", float32 [rows]; the latter is not defined for images without tags."""
     logits = tag_logits(model, params, batch["images"])
     targets = losses.multi_hot(batch["tag_ids"], model.n_tags)
+    ranking = metrics.rank(jax.nn.sigmoid(logits), max(suggestion.max_tags, metrics.TOP))
     scores = metrics.image_scores(
-        jax.nn.sigmoid(logits), targets, threshold=suggestion.threshold, max_tags=suggestion.max_tags
+        ranking, batch["tag_ids"], threshold=suggestion.threshold, max_tags=suggestion.max_tags
     )
     loss = losses.image_losses(logits, targets, positive_weight)
     return {"loss": loss, "f1": scores.f1}
