@@ -14,7 +14,7 @@ import numpy as np
 
 from socialtag_jax import metrics
 from socialtag_jax.metrics import ImageScores, Ranking, TagCounts
-from socialtag_jax.tags import TagStatistics
+from socialtag_jax.tag_statistics import TagStatistics
 
 BASELINE_SIZES = (5, 15)
 """Tags that the popularity baseline predicts: about as many as photos have, and the reference system's maximum."""

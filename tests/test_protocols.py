@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from socialtag_jax.labels import build_vocabulary
 from socialtag_jax.protocols import (
     SplitLabels,
     common_words,
@@ -18,7 +19,7 @@ from socialtag_jax.protocols import (
 from socialtag_jax.sources import harrison, tags_csv
 from socialtag_jax.sources.photo import Photo
 from socialtag_jax.sources.splits import assign_splits
-from socialtag_jax.tags import TagStatistics, build_vocabulary, tag_statistics
+from socialtag_jax.tag_statistics import TagStatistics, tag_statistics
 
 
 def labels_of(tag_lists: list[tuple[int, ...]]) -> SplitLabels:

@@ -146,7 +146,8 @@ def write_dataset(folder: Path, name: str, splits: dict[str, int], image_size: i
     from socialtag_jax.shards.dataset import LABELS, STATISTICS, SplitShards
     from socialtag_jax.shards.example import Record, encode_example
     from socialtag_jax.shards.tfrecord import write_shard
-    from socialtag_jax.tags import TagVocabulary, tag_statistics
+    from socialtag_jax.tag_statistics import tag_statistics
+    from socialtag_jax.tags import TagVocabulary
 
     n_tags, mean, most = TAGS[name]
     names = tuple(f"tag{number:05d}" for number in range(n_tags))
