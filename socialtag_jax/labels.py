@@ -143,7 +143,7 @@ def normalise(found: Labels) -> Labels:
     A tag's display form is the one that most photos have; the first in code point order among equals.
     """
     forms: dict[tuple[str, str], int] = {}
-    form_of = [forms.setdefault((normalise_tag(text), display_form(text)), len(forms)) for text in found.tags]
+    form_of = [forms.setdefault(_form(text), len(forms)) for text in found.tags]
     by_form = _merge(found, form_of, [display for _, display in forms])
     counts = by_form.counts.tolist()
     displays: dict[str, str] = {}
@@ -153,6 +153,12 @@ def normalise(found: Labels) -> Labels:
     merged = _merge(by_form, [ids[tag] for tag, _ in forms], tuple(ids))
     named = replace(merged, displays=tuple(displays.values()))
     return named.keep_tags(np.array([tag != "" for tag in named.tags], bool))
+
+
+def _form(text: str) -> tuple[str, str]:
+    """The id and the display form; the text itself where it is either, since there may be millions of them."""
+    tag, display = normalise_tag(text), display_form(text)
+    return text if tag == text else tag, text if display == text else display
 
 
 def build_vocabulary(tag_lists: Iterable[Iterable[str]]) -> TagVocabulary:

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from socialtag_jax.errors import UsageError
-from socialtag_jax.labels import Labels, normalise
+from socialtag_jax.labels import Labels
 from socialtag_jax.rules import Rule
 
 CAMERA_MAKERS = (
@@ -114,7 +114,7 @@ class Step:
     """What was left after a rule.
 
     Attributes:
-      rule: as written; "as found" and "normalised" (forms of a tag made one) stand before the first.
+      rule: as written; before the first stand "as found", and "normalised", where the forms of a tag are one.
       images: photos left.
       images_without_tags: of them.
       unique_tags: tags that any of them has.
@@ -159,21 +159,20 @@ def table(steps: Sequence[Step]) -> str:
     return "\n".join(lines)
 
 
-def prune(found: Labels, rules: Sequence[Rule]) -> tuple[Labels, list[Step]]:
-    """Normalises labels and applies the rules one after the other.
+def prune(labels: Labels, rules: Sequence[Rule]) -> tuple[Labels, list[Step]]:
+    """Applies the rules one after the other.
 
     Args:
-      found: tags as they are written.
+      labels: normalised.
       rules: in the order of their application.
 
     Returns:
-      what is left, with normalised tags, and the report: a step before, and one for each rule.
+      what is left, and the report: a step for the labels as they came, and one for each rule.
 
     Raises:
       UsageError: a rule names a tag that no photo has.
     """
-    labels = normalise(found)
-    steps = [Step.of("as found", found), Step.of("normalised", labels)]
+    steps = [Step.of("normalised", labels)]
     for rule in rules:
         labels = _APPLY[rule.name](labels, rule)
         steps.append(Step.of(rule.text, labels))

@@ -56,12 +56,15 @@ def of_source(photos: Iterable[Photo], pruning: Sequence[Rule], balancing: Seque
       seed: of the balancing.
     """
     found = pack(photo.tags for photo in photos)
-    labels, report = prune(found, pruning)
-    makers = camera_makers(normalise(found))
+    as_found = Step.of("as found", found)
+    labels = normalise(found)
+    del found  # a million photos take memory
+    makers = camera_makers(labels)
+    labels, report = prune(labels, pruning)
     labels = labels.in_vocabulary_order()
     vocabulary = labels.vocabulary()
     labels, balanced = balance(labels, labels.photos, balancing, seed)
-    return Report(vocabulary, {"whole": labels.statistics()}, report if pruning else (), balanced, makers)
+    return Report(vocabulary, {"whole": labels.statistics()}, [as_found, *report] if pruning else (), balanced, makers)
 
 
 def as_json(report: Report, top: int) -> dict[str, Any]:

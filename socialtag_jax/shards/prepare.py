@@ -19,7 +19,7 @@ import numpy as np
 from socialtag_jax import files
 from socialtag_jax.balancing import balance
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.labels import Labels
+from socialtag_jax.labels import Labels, normalise
 from socialtag_jax.progress import Progress
 from socialtag_jax.pruning import Step, prune, table
 from socialtag_jax.rules import Rule
@@ -163,7 +163,8 @@ def _in_record_order(photos: PhotoTable, seed: int) -> PhotoTable:
 
 
 def _pruned(found: Labels, options: PrepareOptions) -> tuple[Labels, list[Step]]:
-    labels, report = prune(found, options.pruning)
+    labels, report = prune(normalise(found), options.pruning)
+    report.insert(0, Step.of("as found", found))
     if not len(labels.rows):
         last = next((step.rule for step in report if not step.unique_tags), report[-1].rule)
         where = f"after {last!r}" if options.pruning else "in any photo"
