@@ -11,7 +11,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from socialtag_jax import config, files
+from socialtag_jax import experiment_files, files
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
 from socialtag_jax.shards.dataset import Dataset
@@ -74,7 +74,7 @@ def load_run(folder: Path) -> RunConfig:
         raise UserError(f"not a run folder: no {CONFIG}", where=folder, hint="give the --workdir of a run") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"damaged: {type(error).__name__}: {error}", where=path) from error
-    return RunConfig(config.from_dict(experiment, path), *parts)
+    return RunConfig(experiment_files.from_dict(experiment, path), *parts)
 
 
 def check_free(folder: Path) -> None:
