@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from socialtag_jax.errors import UsageError
 
@@ -12,6 +12,13 @@ VGG16_LAYER_COUNT = 19
 def _require(condition: bool, where: str, found: object, expected: str) -> None:
     if not condition:
         raise UsageError(f"{found!r}: expected {expected}", where=where)
+
+
+def _require_default(part: Any, name: str, prefix: str, when: str) -> None:
+    """Refuses a setting that would do nothing."""
+    (default,) = (one.default for one in dataclasses.fields(part) if one.name == name)
+    found = getattr(part, name)
+    _require(found == default, f"{prefix}{name}", found, f"{default!r}, as it does nothing {when}")
 
 
 @dataclass(frozen=True)
@@ -80,30 +87,91 @@ class Input:
 
 @dataclass(frozen=True)
 class Loss:
-    """Binary cross-entropy with a weight on the positive term."""
+    """Binary cross-entropy with a weight on the positive term, and penalties on the kernels of trainable layers.
+
+    The penalties are Keras's `L1` and `L2` regularizers. They are trained on, but not reported: every loss that is
+    shown is that of the data, so that training and validation compare.
+    """
 
     positive_weight: float = 10.0
     """Weight of a tag that an image has, against 1 for one that it has not."""
+    l1: float = 0.0
+    """Times the sum of absolute weights."""
+    l2: float = 0.0
+    """Times the sum of squared weights."""
 
     def __post_init__(self) -> None:
         _require(self.positive_weight > 0, "loss.positive_weight", self.positive_weight, "more than 0")
+        _require(self.l1 >= 0, "loss.l1", self.l1, "0 or more")
+        _require(self.l2 >= 0, "loss.l2", self.l2, "0 or more")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate changes within a stage, from step to step; every stage starts it anew."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: constant, or falling until the stage's last epoch ends (cosine: Loshchilov and Hutter, 2017,
+    without restarts)."""
+    final_share: float = 0.0
+    """Share of the learning rate that linear and cosine fall to, 0 to 1."""
+    warmup_epochs: float = 0.0
+    """The learning rate first rises linearly from 0 for so many epochs; fewer than the stage has."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.final_share <= 1, "optimizer.schedule.final_share", self.final_share, "0 to 1")
+        _require(self.warmup_epochs >= 0, "optimizer.schedule.warmup_epochs", self.warmup_epochs, "0 or more")
+        if self.kind == "constant":
+            _require_default(self, "final_share", "optimizer.schedule.", "without linear or cosine")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Adam (Kingma and Ba, 2015) on the trainable layers."""
+    """How the trainable layers move; frozen ones take part in nothing of this."""
 
+    kind: Literal["adam", "sgd"] = "adam"
+    """Adam (Kingma and Ba, 2015), or stochastic gradient descent."""
     learning_rate: float = 1e-4
-    """Of every stage that does not set its own."""
+    """Of every stage that does not set its own; the highest one, where there is a schedule."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """How the learning rate changes within a stage."""
     beta1: float = 0.9
-    """Decay of the mean of gradients."""
+    """Adam: decay of the mean of gradients."""
     beta2: float = 0.999
-    """Decay of the mean of squared gradients."""
+    """Adam: decay of the mean of squared gradients."""
     epsilon: float = 1e-7
-    """Added to the root of the mean of squared gradients; Keras's default."""
+    """Adam: added to the root of the mean of squared gradients; Keras's default."""
+    momentum: float = 0.0
+    """SGD: decay of the sum of gradients, 0 to below 1. The learning rate multiplies that sum."""
+    nesterov: bool = False
+    """SGD: Nesterov's momentum (Sutskever et al., 2013)."""
+    weight_decay: float = 0.0
+    """Decoupled from the gradient (Loshchilov and Hutter, 2019): every step takes learning rate x this x the weight off
+    every weight; of kernels, not of biases."""
+    clip_norm: float | None = None
+    """Largest L2 norm of the gradient, over all trainable layers together; longer ones are scaled down to it."""
+    max_norm: float | None = None
+    """Largest L2 norm of a unit's incoming weights (Srivastava et al., 2014): longer ones are scaled down to it after
+    every step. In a convolution a unit is an output feature."""
+    ema_decay: float | None = None
+    """Averages the parameters over the steps of a stage: a step weighs so much less than the one after it. The averaged
+    parameters are validated, evaluated and exported; training goes on from the others. 0.99 averages over about 100
+    steps, 0.999 over 1,000."""
 
     def __post_init__(self) -> None:
+        adam = self.kind == "adam"
+        for name in ("momentum", "nesterov") if adam else ("beta1", "beta2", "epsilon"):
+            _require_default(self, name, "optimizer.", f"with {self.kind}")
+        if self.momentum == 0:
+            _require_default(self, "nesterov", "optimizer.", "without momentum")
         _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "more than 0")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 to below 1")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        for name in ("clip_norm", "max_norm"):
+            norm = getattr(self, name)
+            _require(norm is None or norm > 0, f"optimizer.{name}", norm, "more than 0, or none")
+        decay = self.ema_decay
+        _require(decay is None or 0 < decay < 1, "optimizer.ema_decay", decay, "between 0 and 1, or none")
         _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "0 to below 1")
         _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "0 to below 1")
         _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "more than 0")
@@ -188,6 +256,9 @@ class Experiment:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
         cut = self.debug_batches
         _require(cut is None or cut >= 1, "debug_batches", cut, "at least 1, or none")
+        warmup, shortest = self.optimizer.schedule.warmup_epochs, min(stage.epochs for stage in self.stages)
+        where = "optimizer.schedule.warmup_epochs"
+        _require(warmup < shortest, where, warmup, f"fewer than the {shortest} epochs of the shortest stage")
 
     def learning_rate(self, stage: Stage) -> float:
         """The stage's learning rate, or else the optimizer's."""
@@ -210,8 +281,12 @@ def debug(experiment: Experiment) -> Experiment:
     """The same experiment, shrunk to under a minute on a laptop: for trying a file before its real launch."""
     # Two epochs in all, in which the first two stages are tried.
     stages = experiment.stages[:2]
+    schedule = experiment.optimizer.schedule
+    # Half an epoch of warm-up, where there is one: no stage is left with less than one epoch.
+    schedule = dataclasses.replace(schedule, warmup_epochs=min(schedule.warmup_epochs, 0.5))
     return dataclasses.replace(
         experiment,
+        optimizer=dataclasses.replace(experiment.optimizer, schedule=schedule),
         model=dataclasses.replace(experiment.model, input_size=48),
         input=dataclasses.replace(experiment.input, batch_size=8, eval_batch_size=8),
         stages=tuple(dataclasses.replace(stage, epochs=2 // len(stages)) for stage in stages),

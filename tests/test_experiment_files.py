@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from socialtag_jax import experiment_files
-from socialtag_jax.config import Experiment, Stage
-from socialtag_jax.errors import UserError
+from socialtag_jax.config import Checkpoints, Experiment, Loss, Model, Optimizer, Schedule, Stage
+from socialtag_jax.errors import UsageError, UserError
 
 EXPERIMENT = Experiment(name="one", stages=(Stage(epochs=3), Stage(freeze_layers=16, learning_rate=1e-5)))
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -55,6 +55,45 @@ def test_overrides():
     assert [stage.epochs for stage in changed.stages] == [3, 7]
     assert changed.learning_rate(changed.stages[0]) == 3e-4
     assert changed.learning_rate(changed.stages[1]) == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part", "expected"),
+    [
+        ("--loss.l1 1e-5", "loss", Loss(l1=1e-5)),
+        ("--loss.l2 1e-4", "loss", Loss(l2=1e-4)),
+        ("--model.dropout-rate 0.3", "model", Model(dropout_rate=0.3)),
+        ("--checkpoints.patience 3", "checkpoints", Checkpoints(patience=3)),
+        ("--optimizer.kind sgd", "optimizer", Optimizer(kind="sgd")),
+        ("--optimizer.kind sgd --optimizer.momentum 0.9", "optimizer", Optimizer(kind="sgd", momentum=0.9)),
+        (
+            "--optimizer.kind sgd --optimizer.momentum 0.9 --optimizer.nesterov",
+            "optimizer",
+            Optimizer(kind="sgd", momentum=0.9, nesterov=True),
+        ),
+        ("--optimizer.weight-decay 0.01", "optimizer", Optimizer(weight_decay=0.01)),
+        ("--optimizer.clip-norm 1", "optimizer", Optimizer(clip_norm=1.0)),
+        ("--optimizer.max-norm 3", "optimizer", Optimizer(max_norm=3.0)),
+        ("--optimizer.ema-decay 0.99", "optimizer", Optimizer(ema_decay=0.99)),
+        ("--optimizer.schedule.kind cosine", "optimizer", Optimizer(schedule=Schedule("cosine"))),
+        ("--optimizer.schedule.warmup-epochs 0.5", "optimizer", Optimizer(schedule=Schedule(warmup_epochs=0.5))),
+        (
+            "--optimizer.schedule.kind linear --optimizer.schedule.final-share 0.1",
+            "optimizer",
+            Optimizer(schedule=Schedule("linear", 0.1)),
+        ),
+    ],
+)
+def test_each_regulariser_and_optimizer_is_one_flag(arguments: str, part: str, expected: object):
+    """And comes back from JSON as it went."""
+    changed = experiment_files.override(EXPERIMENT, arguments.split(), prog="train")
+    assert changed == dataclasses.replace(EXPERIMENT, **{part: expected})
+    assert experiment_files.from_dict(as_json(changed), "here") == changed
+
+
+def test_an_override_that_does_nothing_is_refused():
+    with pytest.raises(UsageError, match=r"optimizer\.momentum: 0\.9: expected 0\.0, as it does nothing with adam"):
+        experiment_files.override(EXPERIMENT, ["--optimizer.momentum", "0.9"], prog="train")
 
 
 def test_unknown_override_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
