@@ -11,30 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from socialtag_jax import Tagger, files, trained
 from socialtag_jax.checkpoints import RunCheckpoints, like
-from socialtag_jax.config import (
-    Augmentation,
-    Checkpoints,
-    Experiment,
-    Input,
-    Loss,
-    Model,
-    Optimizer,
-    Schedule,
-    Stage,
-    resolve,
-)
+from socialtag_jax.config import Augmentation, Checkpoints, Experiment, Input, Model, Optimizer, Stage, resolve
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import evaluate
 from socialtag_jax.export import export_bundle
-from socialtag_jax.input_pipeline import BatchShape, eval_batches
-from socialtag_jax.losses import image_losses, multi_hot
-from socialtag_jax.model import tag_logits
 from socialtag_jax.parallel import Devices
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.train import Position, Trainer, TrainResult
@@ -154,131 +139,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         for folder in (run[0], tmp_path / "run")
     )
     assert whole == again
-
-
-EVERYTHING = dataclasses.replace(
-    EXPERIMENT,
-    loss=Loss(l1=1e-5, l2=1e-4),
-    optimizer=Optimizer(
-        learning_rate=1e-3,
-        schedule=Schedule("cosine", final_share=0.1, warmup_epochs=0.5),
-        weight_decay=0.1,
-        clip_norm=0.5,
-        max_norm=2.0,
-        ema_decay=0.8,
-    ),
-)
-MOMENTUM = dataclasses.replace(
-    EXPERIMENT,
-    optimizer=Optimizer(kind="sgd", learning_rate=1e-3, momentum=0.9, schedule=Schedule("linear", warmup_epochs=0.5)),
-)
-# Whose state is a count of steps, and nothing else.
-PLAIN = dataclasses.replace(EXPERIMENT, optimizer=Optimizer(kind="sgd", learning_rate=1e-3))
-
-
-def saved_bits(workdir: Path, experiment: Experiment, dataset: Dataset, step: int) -> list[bytes]:
-    """Every array of a checkpoint: parameters, optimizer state and average."""
-    trainer = Trainer(experiment, dataset, workdir, devices=Devices(), log=lambda _: None, stream=io.StringIO())
-    with quiet(workdir / "checkpoints", read_only=True) as saved:
-        position, state = trainer._start(saved)
-    assert position.step == step
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
-
-
-@pytest.mark.parametrize(
-    ("experiment", "epochs"), [(EVERYTHING, (1, 2)), (MOMENTUM, (1,)), (PLAIN, (1,))], ids=["all", "momentum", "sgd"]
-)
-def test_every_option_goes_on_to_the_same_bits(
-    dataset: Dataset, tmp_path: Path, experiment: Experiment, epochs: tuple[int, ...]
-):
-    """Stopped inside a stage, within its schedule, and between two; the averages are compared as well."""
-    lines: list[str] = []
-    train(experiment, dataset, tmp_path / "whole", lines.append)
-    expected = saved_bits(tmp_path / "whole", experiment, dataset, 9)
-    for epoch in epochs:
-
-        def interrupt(line: str, epoch: int = epoch) -> None:
-            if line.startswith(f"epoch {epoch}:"):
-                raise InterruptedRunError
-
-        with pytest.raises(InterruptedRunError):
-            train(experiment, dataset, tmp_path / "again", interrupt)
-    train(experiment, dataset, tmp_path / "again")
-    assert saved_bits(tmp_path / "again", experiment, dataset, 9) == expected
-    whole, again = (
-        [
-            (line["step"], line["loss"], line.get("learning_rate"))
-            for line in metrics_of(tmp_path / folder)
-            if line["kind"] in ("epoch", "validation")
-        ]
-        for folder in ("whole", "again")
-    )
-    assert whole == again
-
-
-def test_learning_rates_are_said_and_logged(dataset: Dataset, tmp_path: Path):
-    """Two epochs of 3 steps, 2 of the 6 for the warm-up; then one epoch of 3, with its own rate."""
-    lines: list[str] = []
-    schedule = Schedule("cosine", final_share=0.1, warmup_epochs=2 / 3)
-    experiment = dataclasses.replace(EXPERIMENT, optimizer=Optimizer(learning_rate=1e-3, schedule=schedule))
-    train(experiment, dataset, tmp_path / "run", lines.append)
-    text = "\n".join(lines)
-    assert "learning rate 0.001 (cosine to 0.0001, 0.666667 epochs of warm-up)" in text
-    assert "learning rate 0.0001 (cosine to 1e-05, 0.666667 epochs of warm-up)" in text
-    found = [line["learning_rate"] for line in metrics_of(tmp_path / "run") if line["kind"] == "epoch"]
-    last = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * 3 / 4))
-    np.testing.assert_allclose(found, [1e-3, 1e-3 * last, 1e-4], rtol=1e-5)
-
-
-def test_a_falling_schedule_is_not_stretched(dataset: Dataset, tmp_path: Path):
-    short = dataclasses.replace(PLAIN, stages=(Stage(),), debug_batches=1)
-    falling = dataclasses.replace(short, optimizer=Optimizer(schedule=Schedule("linear")))
-    train(falling, dataset, tmp_path / "run")
-    longer = dataclasses.replace(falling, stages=(Stage(epochs=6),))
-    words = r"started with stages\.0\.epochs = 5, now it is 6.*to train longer, add a stage"
-    with pytest.raises(UserError, match=f"(?s){words}"):
-        train(longer, dataset, tmp_path / "run")
-    further = dataclasses.replace(falling, stages=(Stage(), Stage(epochs=1)))
-    assert train(further, dataset, tmp_path / "run").position.epoch == 6
-
-
-def test_averaged_parameters_are_validated_evaluated_and_exported(dataset: Dataset, tmp_path: Path):
-    """Of the raw parameters of every step, as the checkpoints hold them: geometric weights, each stage on its own."""
-    experiment = dataclasses.replace(
-        EXPERIMENT,
-        optimizer=Optimizer(learning_rate=1e-2, ema_decay=0.7),
-        stages=(Stage(epochs=3), Stage(epochs=2, freeze_layers=16, learning_rate=1e-3)),
-        checkpoints=Checkpoints(keep_latest=9),
-        debug_batches=1,
-    )
-    train(experiment, dataset, tmp_path / "run")
-    raw: dict[int, Any] = {}
-    devices = Devices()
-    with quiet(tmp_path / "run" / "checkpoints", read_only=True) as saved:
-        assert saved.steps == [1, 2, 3, 4, 5]
-        for step in saved.steps:
-            shapes = trained.load(tmp_path / "run", str(step), devices, log=lambda _: None).params
-            raw[step] = saved.restore_params(step, like(shapes, devices.replicated))
-    head = {"tags_hidden", "tags_logits"}
-    for step, averaged, layers in [(3, [1, 2, 3], head), (5, [4, 5], head | {"block5_conv2", "block5_conv3"})]:
-        model = trained.load(tmp_path / "run", str(step), devices, log=lambda _: None)
-        weights = [0.7 ** (averaged[-1] - one) for one in averaged]
-        for layer, leaves in model.params.items():
-            for name, leaf in leaves.items():
-                last = np.asarray(raw[step][layer][name])
-                if layer not in layers:
-                    assert np.asarray(leaf).tobytes() == last.tobytes()
-                    continue
-                past = [
-                    weight * np.asarray(raw[one][layer][name]) for weight, one in zip(weights, averaged, strict=True)
-                ]
-                np.testing.assert_allclose(leaf, np.sum(past, axis=0) / sum(weights), atol=1e-6)
-                assert np.abs(np.asarray(leaf) - last).max() > 1e-5
-        (line,) = [one for one in metrics_of(tmp_path / "run") if (one["kind"], one["step"]) == ("validation", step)]
-        (batch,) = eval_batches(dataset.records("validation"), BatchShape(1, 8, 48, dataset.max_tags), threads=1)
-        logits = tag_logits(model.model, model.params, jnp.asarray(batch["images"][0]))
-        losses = image_losses(logits, multi_hot(jnp.asarray(batch["tag_ids"][0]), model.model.n_tags), 10.0)
-        assert line["loss"] == pytest.approx(float(np.average(losses, weights=batch["weight"][0])), rel=1e-5)
 
 
 def test_a_finished_run_is_left_alone(run: tuple[Path, list[str]], dataset: Dataset):
