@@ -28,16 +28,17 @@ def score(metrics: Mapping[str, float], monitor: str) -> float:
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint's content."""
+    """A checkpoint's content; `average` is None where there is none."""
 
     step: int
     meta: Mapping[str, Any]
     params: Any
     optimizer_state: Any
+    average: Any
 
 
 class RunCheckpoints:
-    """The checkpoints of a run: parameters, optimizer state and JSON meta, each its own item, by step.
+    """The checkpoints of a run: parameters, optimizer state, averaged parameters and JSON meta, each its own item.
 
     The newest and the best are kept by separate rules, so that neither evicts the other.
 
@@ -68,6 +69,7 @@ class RunCheckpoints:
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
             "optimizer": ocp.StandardCheckpointHandler(),
+            "average": ocp.StandardCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
@@ -86,7 +88,14 @@ class RunCheckpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, params: Any, optimizer_state: Any, meta: Mapping[str, Any], metrics: Mapping[str, float]
+        self,
+        step: int,
+        params: Any,
+        optimizer_state: Any,
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        *,
+        average: Any = None,
     ) -> None:
         """Starts saving; the arrays are copied before this returns, and written in the background.
 
@@ -96,13 +105,17 @@ class RunCheckpoints:
           optimizer_state: of the current stage.
           meta: anything that is JSON.
           metrics: "loss" and "f1" of the validation split.
+          average: of the parameters; None where there is none.
         """
+        # orbax refuses an empty item.
+        averaged = {} if average is None else {"average": ocp.args.StandardSave(average)}
         saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(params),
                 optimizer=ocp.args.StandardSave(optimizer_state),
                 meta=ocp.args.JsonSave(dict(meta)),
+                **averaged,
             ),
             metrics=dict(metrics),
         )
@@ -128,13 +141,18 @@ class RunCheckpoints:
         """Only the parameters; `like` gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves)."""
         return self._restore(step, params=like)["params"]
 
-    def restore_newest(self, likes: Callable[[Mapping[str, Any]], tuple[Any, Any]]) -> Restored | None:
+    def restore_average(self, step: int, like: Any) -> Any:
+        """Only the average of the parameters; `like` as in `restore_params`."""
+        return self._restore(step, average=like)["average"]
+
+    def restore_newest(self, likes: Callable[[Mapping[str, Any]], tuple[Any, Any, Any]]) -> Restored | None:
         """The newest checkpoint that can be read whole; None where there is none at all.
 
         Newer ones that are damaged are named, and deleted: they would stand in the way of the run's next checkpoint.
 
         Args:
-          likes: from a checkpoint's meta to what its parameters and optimizer state look like.
+          likes: from a checkpoint's meta to what its parameters, optimizer state and average look like; None for the
+            last where there is none.
 
         Raises:
           UserError: there are checkpoints, but none can be read.
@@ -143,15 +161,16 @@ class RunCheckpoints:
         for step in reversed(self.steps):
             try:
                 meta = self.meta(step)
-                params_like, optimizer_like = likes(meta)
-                items = self._restore(step, params=params_like, optimizer=optimizer_like)
+                params_like, optimizer_like, average_like = likes(meta)
+                averaged = {} if average_like is None else {"average": average_like}
+                items = self._restore(step, params=params_like, optimizer=optimizer_like, **averaged)
             except UserError as error:
                 self._log(f"warning: {error}; trying an older one")
                 damaged.append(step)
                 continue
             for broken in damaged:
                 self._manager.delete(broken)
-            return Restored(step, meta, items["params"], items["optimizer"])
+            return Restored(step, meta, items["params"], items["optimizer"], items.get("average"))
         if damaged:
             raise UserError("no checkpoint can be read", where=self._folder, hint="start again in a new --workdir")
         return None

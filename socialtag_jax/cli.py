@@ -334,21 +334,22 @@ def _weights_convert(options: argparse.Namespace) -> int:
 
 
 def _train_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    from socialtag_jax import config
+    from socialtag_jax import experiment_files
 
     parser.print_help()
     for argument in arguments:
         if argument.endswith(".py"):
             print("\nThe experiment's fields, with this file's values:\n")
-            config.override(config.load_experiment(Path(argument)), ["--help"], prog="socialtag train EXPERIMENT")
+            experiment = experiment_files.load_experiment(Path(argument))
+            experiment_files.override(experiment, ["--help"], prog="socialtag train EXPERIMENT")
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    from socialtag_jax import config
+    from socialtag_jax import config, experiment_files
 
-    experiment = config.load_experiment(options.experiment)
-    experiment = config.override(experiment, options.overrides, prog=f"socialtag train {options.experiment}")
+    experiment = experiment_files.load_experiment(options.experiment)
+    experiment = experiment_files.override(experiment, options.overrides, prog=f"socialtag train {options.experiment}")
     if options.debug:
         import jax
 

@@ -1,20 +1,10 @@
-"""An experiment: everything that decides a run, as frozen dataclasses.
-
-An experiment file is a Python file that assigns `experiment = Experiment(...)`; the command line overrides single
-fields (`--optimizer.learning-rate 3e-4`), and the resolved result goes to the run folder as `config.json`.
-"""
+"""An experiment: everything that decides a run, as frozen dataclasses. `experiment_files.py` reads and overrides it."""
 
 import dataclasses
-import math
-import runpy
-import types
-import typing
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.errors import UsageError
 
 VGG16_LAYER_COUNT = 19
 
@@ -22,6 +12,13 @@ VGG16_LAYER_COUNT = 19
 def _require(condition: bool, where: str, found: object, expected: str) -> None:
     if not condition:
         raise UsageError(f"{found!r}: expected {expected}", where=where)
+
+
+def _require_default(part: Any, name: str, prefix: str, when: str) -> None:
+    """Refuses a setting that would do nothing."""
+    (default,) = (one.default for one in dataclasses.fields(part) if one.name == name)
+    found = getattr(part, name)
+    _require(found == default, f"{prefix}{name}", found, f"{default!r}, as it does nothing {when}")
 
 
 @dataclass(frozen=True)
@@ -90,30 +87,91 @@ class Input:
 
 @dataclass(frozen=True)
 class Loss:
-    """Binary cross-entropy with a weight on the positive term."""
+    """Binary cross-entropy with a weight on the positive term, and penalties on the kernels of trainable layers.
+
+    The penalties are Keras's `L1` and `L2` regularizers. They are trained on, but not reported: every loss that is
+    shown is that of the data, so that training and validation compare.
+    """
 
     positive_weight: float = 10.0
     """Weight of a tag that an image has, against 1 for one that it has not."""
+    l1: float = 0.0
+    """Times the sum of absolute weights."""
+    l2: float = 0.0
+    """Times the sum of squared weights."""
 
     def __post_init__(self) -> None:
         _require(self.positive_weight > 0, "loss.positive_weight", self.positive_weight, "more than 0")
+        _require(self.l1 >= 0, "loss.l1", self.l1, "0 or more")
+        _require(self.l2 >= 0, "loss.l2", self.l2, "0 or more")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate changes within a stage, from step to step; every stage starts it anew."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: constant, or falling until the stage's last epoch ends (cosine: Loshchilov and Hutter, 2017,
+    without restarts)."""
+    final_share: float = 0.0
+    """Share of the learning rate that linear and cosine fall to, 0 to 1."""
+    warmup_epochs: float = 0.0
+    """The learning rate first rises linearly from 0 for so many epochs; fewer than the stage has."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.final_share <= 1, "optimizer.schedule.final_share", self.final_share, "0 to 1")
+        _require(self.warmup_epochs >= 0, "optimizer.schedule.warmup_epochs", self.warmup_epochs, "0 or more")
+        if self.kind == "constant":
+            _require_default(self, "final_share", "optimizer.schedule.", "without linear or cosine")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Adam (Kingma and Ba, 2015) on the trainable layers."""
+    """How the trainable layers move; frozen ones take part in nothing of this."""
 
+    kind: Literal["adam", "sgd"] = "adam"
+    """Adam (Kingma and Ba, 2015), or stochastic gradient descent."""
     learning_rate: float = 1e-4
-    """Of every stage that does not set its own."""
+    """Of every stage that does not set its own; the highest one, where there is a schedule."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """How the learning rate changes within a stage."""
     beta1: float = 0.9
-    """Decay of the mean of gradients."""
+    """Adam: decay of the mean of gradients."""
     beta2: float = 0.999
-    """Decay of the mean of squared gradients."""
+    """Adam: decay of the mean of squared gradients."""
     epsilon: float = 1e-7
-    """Added to the root of the mean of squared gradients; Keras's default."""
+    """Adam: added to the root of the mean of squared gradients; Keras's default."""
+    momentum: float = 0.0
+    """SGD: decay of the sum of gradients, 0 to below 1. The learning rate multiplies that sum."""
+    nesterov: bool = False
+    """SGD: Nesterov's momentum (Sutskever et al., 2013)."""
+    weight_decay: float = 0.0
+    """Decoupled from the gradient (Loshchilov and Hutter, 2019): every step takes learning rate x this x the weight off
+    every weight; of kernels, not of biases."""
+    clip_norm: float | None = None
+    """Largest L2 norm of the gradient, over all trainable layers together; longer ones are scaled down to it."""
+    max_norm: float | None = None
+    """Largest L2 norm of a unit's incoming weights (Srivastava et al., 2014): longer ones are scaled down to it after
+    every step. In a convolution a unit is an output feature."""
+    ema_decay: float | None = None
+    """Averages the parameters over the steps of a stage: a step weighs so much less than the one after it. The averaged
+    parameters are validated, evaluated and exported; training goes on from the others. 0.99 averages over about 100
+    steps, 0.999 over 1,000."""
 
     def __post_init__(self) -> None:
+        adam = self.kind == "adam"
+        for name in ("momentum", "nesterov") if adam else ("beta1", "beta2", "epsilon"):
+            _require_default(self, name, "optimizer.", f"with {self.kind}")
+        if self.momentum == 0:
+            _require_default(self, "nesterov", "optimizer.", "without momentum")
         _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "more than 0")
+        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "0 to below 1")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        for name in ("clip_norm", "max_norm"):
+            norm = getattr(self, name)
+            _require(norm is None or norm > 0, f"optimizer.{name}", norm, "more than 0, or none")
+        decay = self.ema_decay
+        _require(decay is None or 0 < decay < 1, "optimizer.ema_decay", decay, "between 0 and 1, or none")
         _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "0 to below 1")
         _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "0 to below 1")
         _require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "more than 0")
@@ -198,6 +256,9 @@ class Experiment:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
         cut = self.debug_batches
         _require(cut is None or cut >= 1, "debug_batches", cut, "at least 1, or none")
+        warmup, shortest = self.optimizer.schedule.warmup_epochs, min(stage.epochs for stage in self.stages)
+        where = "optimizer.schedule.warmup_epochs"
+        _require(warmup < shortest, where, warmup, f"fewer than the {shortest} epochs of the shortest stage")
 
     def learning_rate(self, stage: Stage) -> float:
         """The stage's learning rate, or else the optimizer's."""
@@ -220,91 +281,14 @@ def debug(experiment: Experiment) -> Experiment:
     """The same experiment, shrunk to under a minute on a laptop: for trying a file before its real launch."""
     # Two epochs in all, in which the first two stages are tried.
     stages = experiment.stages[:2]
+    schedule = experiment.optimizer.schedule
+    # Half an epoch of warm-up, where there is one: no stage is left with less than one epoch.
+    schedule = dataclasses.replace(schedule, warmup_epochs=min(schedule.warmup_epochs, 0.5))
     return dataclasses.replace(
         experiment,
+        optimizer=dataclasses.replace(experiment.optimizer, schedule=schedule),
         model=dataclasses.replace(experiment.model, input_size=48),
         input=dataclasses.replace(experiment.input, batch_size=8, eval_batch_size=8),
         stages=tuple(dataclasses.replace(stage, epochs=2 // len(stages)) for stage in stages),
         debug_batches=4,
     )
-
-
-def load_experiment(path: Path) -> Experiment:
-    """Runs an experiment file and returns its `experiment`.
-
-    Raises:
-      UsageError: there is no such file.
-      UserError: it fails, or assigns no Experiment to the name `experiment`.
-    """
-    if not path.is_file():
-        hint = "EXPERIMENT comes first: socialtag train EXPERIMENT --dataset ...; see experiments/ for some"
-        raise UsageError("no such experiment file", where=path, hint=hint)
-    try:
-        found = runpy.run_path(str(path)).get("experiment")
-    except UserError as error:
-        raise type(error)(error.what, where=f"{path}: {error.where or 'error'}", hint=error.hint) from error
-    except Exception as error:
-        raise UserError(f"the experiment file fails: {type(error).__name__}: {error}", where=path) from error
-    if not isinstance(found, Experiment):
-        raise UserError(
-            "assigns no Experiment to the name `experiment`",
-            where=path,
-            hint="write: experiment = Experiment(name=...)",
-        )
-    return found
-
-
-def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> Experiment:
-    """Applies command-line overrides; exits with code 2 on unknown flags, and with 0 after `--help`."""
-    import tyro
-
-    return tyro.cli(Experiment, default=experiment, args=list(arguments), prog=prog, console_outputs=True)
-
-
-def from_dict(content: object, where: object) -> Experiment:
-    """Reads what `dataclasses.asdict` makes of an experiment, after a trip through JSON.
-
-    Raises:
-      UserError: unknown, missing or mistyped fields, named with their path.
-    """
-    return _build(Experiment, content, "", where)
-
-
-def _build(kind: Any, value: Any, path: str, where: object) -> Any:
-    """Builds a value of type `kind` from parsed JSON, checking types on the way."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise UserError(f"field {path.rstrip('.') or 'experiment'!r} is {value!r}, expected an object", where=where)
-        hints = typing.get_type_hints(kind)
-        unknown = sorted(set(value) - set(hints))
-        if unknown:
-            raise UserError(f"unknown field {f'{path}{unknown[0]}'!r}, expected {', '.join(hints)}", where=where)
-        missing = [
-            one.name
-            for one in dataclasses.fields(kind)
-            if one.name not in value
-            and one.default is dataclasses.MISSING
-            and one.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            raise UserError(f"field {f'{path}{missing[0]}'!r} is missing", where=where)
-        return kind(**{name: _build(hints[name], item, f"{path}{name}.", where) for name, item in value.items()})
-    origin = typing.get_origin(kind)
-    name = path.rstrip(".")
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise UserError(f"field {name!r} is {value!r}, expected a list", where=where)
-        element = typing.get_args(kind)[0]
-        return tuple(_build(element, item, f"{path}{number}.", where) for number, item in enumerate(value))
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise UserError(f"field {name!r} is {value!r}, expected one of {typing.get_args(kind)}", where=where)
-        return value
-    if origin is types.UnionType:  # only ever `X | None` here
-        return None if value is None else _build(typing.get_args(kind)[0], value, path, where)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number and math.isfinite(value):
-        return float(value)
-    if type(value) is not kind:
-        raise UserError(f"field {name!r} is {value!r}, expected {getattr(kind, '__name__', kind)}", where=where)
-    return value

@@ -33,6 +33,7 @@ class Epoch:
       steps_before: training steps done before it.
       images: how many the epoch has.
       images_after: how many the run's later epochs have, for the ETA.
+      learning_rate: of the epoch's last step, for the metrics.
       stream: where progress is shown.
       run_log: where metrics go.
     """
@@ -45,11 +46,12 @@ class Epoch:
         steps_before: int,
         images: int,
         images_after: int,
+        learning_rate: float,
         stream: TextIO,
         run_log: RunLog,
     ) -> None:
         self._number, self._steps_before, self._images_after = number, steps_before, images_after
-        self._run_log = run_log
+        self._run_log, self._learning_rate = run_log, learning_rate
         self._progress = Progress(label, images, "images", stream)
         self._start = time.perf_counter()
         self._waited = 0.0
@@ -82,13 +84,13 @@ class Epoch:
         self._in_flight = sums
 
     def finish(self) -> dict[str, float]:
-        """The epoch's numbers, its last step included: mean loss, images/s, share of time waited for data.
+        """The epoch's numbers, its last step included: mean loss, images/s, share of time waited, learning rate.
 
         Raises:
           UserError: the last step's loss is no finite number.
         """
         self._count()
-        values = self._values()
+        values = {**self._values(), "learning_rate": self._learning_rate}
         self._progress.finish(round(self._images), self._text(values))
         self._run_log.write("epoch", self._steps_before + self._steps, values)
         return values

@@ -1,7 +1,9 @@
-"""The weighted multi-label loss, and the targets that it compares with. Pure functions."""
+"""The weighted multi-label loss, the targets that it compares with, and penalties on weights. Pure functions."""
 
 import jax
 import jax.numpy as jnp
+
+from socialtag_jax.model import Params
 
 
 def multi_hot(tag_ids: jax.Array, n_tags: int) -> jax.Array:
@@ -43,3 +45,12 @@ def weighted_cross_entropy(logits: jax.Array, targets: jax.Array, positive_weigh
 def image_losses(logits: jax.Array, targets: jax.Array, positive_weight: float) -> jax.Array:
     """The loss of each image, mean over tags: float32 [batch]."""
     return jnp.mean(weighted_cross_entropy(logits, targets, positive_weight), axis=-1)
+
+
+def weight_penalty(params: Params, l1: float, l2: float) -> jax.Array:
+    """`l1` x the sum of absolute weights + `l2` x the sum of squared weights, over all kernels: float32 scalar.
+
+    Source: `keras.regularizers.L1L2`.
+    """
+    kernels = [leaves["kernel"] for leaves in params.values()]
+    return sum((l1 * jnp.sum(jnp.abs(one)) + l2 * jnp.sum(jnp.square(one)) for one in kernels), jnp.zeros(()))

@@ -11,7 +11,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from socialtag_jax import config, files
+from socialtag_jax import experiment_files, files
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
 from socialtag_jax.shards.dataset import Dataset
@@ -74,7 +74,7 @@ def load_run(folder: Path) -> RunConfig:
         raise UserError(f"not a run folder: no {CONFIG}", where=folder, hint="give the --workdir of a run") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"damaged: {type(error).__name__}: {error}", where=path) from error
-    return RunConfig(config.from_dict(experiment, path), *parts)
+    return RunConfig(experiment_files.from_dict(experiment, path), *parts)
 
 
 def check_free(folder: Path) -> None:
@@ -114,11 +114,13 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
             hint="go on with the same data set, or choose another --workdir",
         )
     before, now = _flat(dataclasses.asdict(old.experiment)), _flat(dataclasses.asdict(new.experiment))
-    # Training longer is going on; anything else would be another run. How fast input is read changes no result.
+    # Training longer is going on, unless the learning rate falls towards the old end; all else would be another run.
+    # How fast input is read changes no result.
     last = len(old.experiment.stages) - 1
     free = ["name", "input.threads", "checkpoints."]
     longer = f"stages.{last}.epochs"
-    if now.get(longer, 0) >= before[longer]:
+    falling = old.experiment.optimizer.schedule.kind != "constant"
+    if now.get(longer, 0) >= before[longer] and not falling:
         free.append(longer)
     changed = [
         key
@@ -129,11 +131,14 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
     ]
     if changed:
         key = changed[0]
+        hint = "repeat the first command to go on, or choose another --workdir"
+        if key == longer and falling:
+            hint += "; to train longer, add a stage: the learning rate falls over the epochs of this one"
         raise UserError(
             f"the run was started with {key} = {before.get(key)!r}, now it is {now.get(key)!r}"
             + (f" (and {len(changed) - 1} more fields differ)" if len(changed) > 1 else ""),
             where=folder,
-            hint="repeat the first command to go on, or choose another --workdir",
+            hint=hint,
         )
 
 

@@ -11,6 +11,7 @@ import optax
 from socialtag_jax import losses, metrics, parallel
 from socialtag_jax.config import Experiment, Suggestion
 from socialtag_jax.model import Params, TagPredictor, tag_logits, trainable_layers
+from socialtag_jax.optimizer import Average, limit_norms
 
 
 @flax.struct.dataclass
@@ -21,11 +22,18 @@ class TrainState:
       step: int32, training steps done over the whole run.
       params: all layers, frozen ones included.
       opt_state: of the current stage's optimizer; nothing for frozen layers.
+      average: of the trainable layers over the current stage; None where the experiment averages nothing.
     """
 
     step: jax.Array
     params: Params
     opt_state: optax.OptState
+    average: Average | None = None
+
+    @property
+    def scored_params(self) -> Params:
+        """All layers as they are validated, evaluated and exported: averaged where there is an average."""
+        return self.params if self.average is None else {**self.params, **self.average.params}
 
 
 def train_step(
@@ -37,11 +45,14 @@ def train_step(
     freeze_layers: int,
     positive_weight: float,
     dropout_key: jax.Array,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    max_norm: float | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on this device's rows, in lockstep with the other devices.
 
     Returns:
-      the new state, and sums over all devices: "loss" over images, and "images", their number.
+      the new state, and sums over all devices: "loss" over images, without penalties, and "images", their number.
     """
     weight = batch["weight"]
     rows = weight.shape[0]
@@ -60,13 +71,21 @@ def train_step(
     # Frozen layers' gradients are constant zeros: no device needs to hear of them.
     trainable = trainable_layers(freeze_layers)
     loss, summed = parallel.sum_over_devices((loss, {layer: gradients[layer] for layer in trainable}))
+    if l1 or l2:
+        # Added to the sum, not before: it counts once, however many devices there are.
+        penalty = jax.grad(losses.weight_penalty)({layer: state.params[layer] for layer in trainable}, l1, l2)
+        summed = jax.tree.map(jnp.add, summed, penalty)
     # optax raises a float to an int32 power, which a caller's strict promotion would refuse.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update({**gradients, **summed}, state.opt_state, state.params)
     # Frozen layers are handed on as they are: adding a zero would turn -0.0 into 0.0.
-    moved = cast(Params, optax.apply_updates(state.params, updates))
-    params = {layer: moved[layer] if layer in trainable else leaves for layer, leaves in state.params.items()}
-    return TrainState(state.step + 1, params, opt_state), {"loss": loss * images, "images": images}
+    updated = cast(Params, optax.apply_updates(state.params, updates))
+    moved = {layer: updated[layer] for layer in trainable}
+    if max_norm is not None:
+        moved = limit_norms(moved, max_norm)
+    params = {**state.params, **moved}
+    average = None if state.average is None else state.average.with_step(params)
+    return TrainState(state.step + 1, params, opt_state, average), {"loss": loss * images, "images": images}
 
 
 def eval_step(

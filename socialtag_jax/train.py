@@ -18,7 +18,7 @@ from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.epoch import Epoch, diverged
 from socialtag_jax.input_pipeline import BatchShape, batch_count, eval_batches, train_batches
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
-from socialtag_jax.optimizer import ParamsLike, count, make_optimizer
+from socialtag_jax.optimizer import Average, ParamsLike, count, learning_rate, make_optimizer
 from socialtag_jax.progress import format_duration
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import TrainState, build_model, eval_step, train_step
@@ -82,6 +82,14 @@ def initial_params(model: TagPredictor, experiment: Experiment, log: Callable[[s
     path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else Path(experiment.weights)
     log(f"weights: {path}")
     return {**params, **jax.tree.map(jnp.asarray, pretrained.load_weights(path))}
+
+
+def _rate_text(experiment: Experiment, stage: Stage) -> str:
+    schedule, highest = experiment.optimizer.schedule, experiment.learning_rate(stage)
+    changes = [] if schedule.kind == "constant" else [f"{schedule.kind} to {schedule.final_share * highest:g}"]
+    if schedule.warmup_epochs:
+        changes.append(f"{schedule.warmup_epochs:g} epochs of warm-up")
+    return f"{highest:g}" + (f" ({', '.join(changes)})" if changes else "")
 
 
 class Trainer:
@@ -166,12 +174,13 @@ class Trainer:
                 while not position.ended(stage, patience):
                     state, train_summary = self._train_epoch(train, state, position, run_log)
                     step = position.step + self._steps
-                    validation = self._validate(state.params)
+                    validation = self._validate(state.scored_params)
                     run_log.write("validation", step, {"epoch": position.epoch + 1, **validation})
                     if not math.isfinite(validation["loss"]):
                         raise diverged(f"the validation loss after epoch {position.epoch + 1}", validation["loss"])
                     position = position.after_epoch(step, checkpoints.score(validation, monitor))
-                    saved.save(step, state.params, state.opt_state, self._meta(position), validation)
+                    meta = self._meta(position)
+                    saved.save(step, state.params, state.opt_state, meta, validation, average=state.average)
                     summary = {**train_summary, **{f"validation_{name}": value for name, value in validation.items()}}
                     self._log(self._epoch_line(position, summary))
                 if position.stage_epoch < stage.epochs:
@@ -179,30 +188,35 @@ class Trainer:
             if position.stage + 1 == len(experiment.stages):
                 return TrainResult(position, summary)
             position = position.next_stage()
-            opt_state = self._devices.replicate(self._optimizer(position, state.params).init(state.params))
-            state = TrainState(state.step, state.params, opt_state)
+            state = self._devices.replicate(self._stage_start(position, state.step, state.params))
 
     def _start(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
         """The state that training starts from: the newest checkpoint's, or a fresh one."""
         shapes = param_shapes(self._model, self._experiment.model.input_size)
 
-        def likes(meta: Mapping[str, Any]) -> tuple[Any, Any]:
-            opt_shapes = jax.eval_shape(self._optimizer(Position(**meta["position"]), shapes).init, shapes)
-            sharding = self._devices.replicated
-            return checkpoints.like(shapes, sharding), checkpoints.like(opt_shapes, sharding)
+        def likes(meta: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+            start = functools.partial(self._stage_start, Position(**meta["position"]))
+            state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
+            like = checkpoints.like(state, self._devices.replicated)
+            return like.params, like.opt_state, like.average
 
         restored = saved.restore_newest(likes)
         if restored is None:
             params = initial_params(self._model, self._experiment, self._log)
-            opt_state = self._optimizer(Position(), params).init(params)
-            return Position(), self._devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, opt_state))
+            return Position(), self._devices.replicate(self._stage_start(Position(), jnp.zeros((), jnp.int32), params))
         position = Position(**restored.meta["position"])
         self._log(f"continuing after epoch {position.epoch}, step {position.step}")
         step = self._devices.replicate(jnp.int32(position.step))
-        return position, TrainState(step, restored.params, restored.optimizer_state)
+        return position, TrainState(step, restored.params, restored.optimizer_state, restored.average)
 
-    def _optimizer(self, position: Position, params: ParamsLike) -> optax.GradientTransformation:
-        return make_optimizer(self._experiment, self._experiment.stages[position.stage], params)
+    def _stage_start(self, position: Position, step: jax.Array, params: Params) -> TrainState:
+        """The state before a stage's first step: fresh, but for the parameters."""
+        stage, decay = self._experiment.stages[position.stage], self._experiment.optimizer.ema_decay
+        average = None if decay is None else Average.start(params, stage.freeze_layers, decay)
+        return TrainState(step, params, self._optimizer(stage, params).init(params), average)
+
+    def _optimizer(self, stage: Stage, params: ParamsLike) -> optax.GradientTransformation:
+        return make_optimizer(self._experiment, stage, params, steps_per_epoch=self._steps)
 
     def _meta(self, position: Position) -> dict[str, Any]:
         vocabulary = self._dataset.vocabulary
@@ -220,9 +234,12 @@ class Trainer:
             functools.partial(
                 train_step,
                 model=self._model,
-                optimizer=make_optimizer(experiment, stage, params),
+                optimizer=self._optimizer(stage, params),
                 freeze_layers=stage.freeze_layers,
                 positive_weight=experiment.loss.positive_weight,
+                l1=experiment.loss.l1,
+                l2=experiment.loss.l2,
+                max_norm=experiment.optimizer.max_norm,
                 # Another stream than the initial parameters' key.
                 dropout_key=jax.random.fold_in(jax.random.key(experiment.seed), 1),
             )
@@ -246,6 +263,7 @@ class Trainer:
             steps_before=position.step,
             images=self._epoch_images(),
             images_after=self._remaining_images(position),
+            learning_rate=self._last_learning_rate(position),
             stream=self._stream,
             run_log=run_log,
         )
@@ -274,6 +292,11 @@ class Trainer:
             f1 += float(np.sum(scores[has_tags], dtype=np.float64))
             tagged += float(np.sum(has_tags))
         return {"loss": total / images, "f1": f1 / max(tagged, 1.0)}
+
+    def _last_learning_rate(self, position: Position) -> float:
+        """The learning rate of the current epoch's last step."""
+        schedule = learning_rate(self._experiment, self._experiment.stages[position.stage], self._steps)
+        return np.asarray(schedule((position.stage_epoch + 1) * self._steps - 1)).item()
 
     def _epoch_images(self) -> int:
         return min(self._steps * self._train_shape.size, len(self._train_records))
@@ -314,7 +337,8 @@ class Trainer:
             total, trainable = count(params, stage.freeze_layers)
             log(
                 f"stage {number}: {stage.epochs} epochs, first {stage.freeze_layers} of 19 layers frozen, "
-                f"learning rate {experiment.learning_rate(stage):g}, {trainable:,} of {total:,} parameters train"
+                f"learning rate {_rate_text(experiment, stage)}, "
+                f"{trainable:,} of {total:,} parameters train"
             )
         log(
             f"forward pass: {sum(flop_list) / 1e9:.2f} GFLOPs an image at {experiment.model.input_size} px, "

@@ -12,6 +12,7 @@ from socialtag_jax import checkpoints, run_folder
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import Scorer
 from socialtag_jax.model import Params, TagPredictor, param_shapes, tag_logits
+from socialtag_jax.optimizer import Average
 from socialtag_jax.parallel import Devices
 from socialtag_jax.run_folder import RunConfig
 from socialtag_jax.steps import build_model
@@ -27,7 +28,7 @@ class TrainedModel:
       step: of the checkpoint.
       vocabulary: the tags of the outputs, as saved with the checkpoint.
       model: the network.
-      params: replicated over the devices.
+      params: replicated over the devices; averaged over steps, where the run averages.
     """
 
     config: RunConfig
@@ -63,6 +64,12 @@ def load(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[str], N
         model = build_model(experiment, len(vocabulary))
         shapes = param_shapes(model, experiment.model.input_size)
         params = saved.restore_params(step, checkpoints.like(shapes, devices.replicated))
+        decay = experiment.optimizer.ema_decay
+        if decay is not None:
+            freeze_layers = experiment.stages[meta["position"]["stage"]].freeze_layers
+            average = jax.eval_shape(lambda params: Average.start(params, freeze_layers, decay), shapes)
+            average = saved.restore_average(step, checkpoints.like(average, devices.replicated))
+            params = {**params, **average.params}
     return TrainedModel(config, step, vocabulary, model, params)
 
 

@@ -1,99 +1,63 @@
-"""Experiments: files, overrides, round trips, and the words of their errors."""
+"""Experiments: what their fields allow, and what `resolve` and `debug` make of them."""
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from socialtag_jax import config
-from socialtag_jax.config import Experiment, Model, Stage
-from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax import config, experiment_files
+from socialtag_jax.config import Experiment, Loss, Model, Optimizer, Schedule, Stage
+from socialtag_jax.errors import UsageError
 
 EXPERIMENT = Experiment(name="one", stages=(Stage(epochs=3), Stage(freeze_layers=16, learning_rate=1e-5)))
-FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
-
-
-def as_json(experiment: Experiment) -> Any:
-    return json.loads(json.dumps(dataclasses.asdict(experiment)))
-
-
-def test_json_round_trip():
-    assert config.from_dict(as_json(EXPERIMENT), "here") == EXPERIMENT
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "words"),
-    [
-        (("seed",), "zero", r"here: field 'seed' is 'zero', expected int"),
-        (("seed",), True, r"field 'seed' is True, expected int"),
-        (("modle",), {}, r"unknown field 'modle', expected name, seed"),
-        (("model", "size"), 224, r"unknown field 'model\.size', expected input_size"),
-        (("model", "compute_dtype"), "float8", r"'model\.compute_dtype' is 'float8', expected one of"),
-        (("stages",), {}, r"field 'stages' is \{\}, expected a list"),
-        (("stages", 1, "epochs"), 2.5, r"field 'stages\.1\.epochs' is 2\.5, expected int"),
-        (("loss",), [], r"field 'loss' is \[\], expected an object"),
-        (("loss", "positive_weight"), -1, r"loss\.positive_weight: -1\.0: expected more than 0"),
-    ],
-)
-def test_wrong_fields_are_named(path: tuple, value: object, words: str):
-    content = as_json(EXPERIMENT)
-    part = content
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    with pytest.raises(UserError, match=words):
-        config.from_dict(content, "here")
-
-
-def test_overrides():
-    changed = config.override(EXPERIMENT, ["--optimizer.learning-rate", "3e-4", "--stages.1.epochs", "7"], prog="train")
-    assert changed.optimizer.learning_rate == 3e-4
-    assert [stage.epochs for stage in changed.stages] == [3, 7]
-    assert changed.learning_rate(changed.stages[0]) == 3e-4
-    assert changed.learning_rate(changed.stages[1]) == 1e-5
-
-
-def test_unknown_override_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as error:
-        config.override(EXPERIMENT, ["--optimiser.rate", "1"], prog="train")
-    assert error.value.code == 2
-    assert "--optimiser.rate" in "".join(capsys.readouterr())
 
 
 def test_values_out_of_range():
     with pytest.raises(UsageError, match=r"model\.input_size: 16: expected at least 32 pixels"):
         Model(input_size=16)
     with pytest.raises(UsageError, match=r"stage\.freeze_layers: 20: expected 0 to 19"):
-        config.override(EXPERIMENT, ["--stages.0.freeze-layers", "20"], prog="train")
+        experiment_files.override(EXPERIMENT, ["--stages.0.freeze-layers", "20"], prog="train")
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("build", "words"),
     [
-        (None, "no such experiment file"),
-        ("x = 1", "assigns no Experiment to the name `experiment`"),
-        ("import nonsense_module", "the experiment file fails: ModuleNotFoundError"),
-        ("from socialtag_jax.config import *\nexperiment = Experiment(name='a', seed=-1)", r"seed: -1: expected 0 to"),
+        (lambda: Loss(l1=-1.0), r"loss\.l1: -1\.0: expected 0 or more"),
+        (lambda: Loss(l2=-1.0), r"loss\.l2: -1\.0: expected 0 or more"),
+        (lambda: Optimizer(kind="sgd", momentum=1.0), r"optimizer\.momentum: 1\.0: expected 0 to below 1"),
+        (lambda: Optimizer(weight_decay=-0.1), r"optimizer\.weight_decay: -0\.1: expected 0 or more"),
+        (lambda: Optimizer(clip_norm=0.0), r"optimizer\.clip_norm: 0\.0: expected more than 0, or none"),
+        (lambda: Optimizer(max_norm=-2.0), r"optimizer\.max_norm: -2\.0: expected more than 0, or none"),
+        (lambda: Optimizer(ema_decay=1.0), r"optimizer\.ema_decay: 1\.0: expected between 0 and 1, or none"),
+        (lambda: Schedule("cosine", 1.5), r"optimizer\.schedule\.final_share: 1\.5: expected 0 to 1"),
+        (lambda: Schedule(warmup_epochs=-1), r"optimizer\.schedule\.warmup_epochs: -1: expected 0 or more"),
+        # What would do nothing.
+        (lambda: Optimizer(momentum=0.9), r"optimizer\.momentum: 0\.9: expected 0\.0, as it does nothing with adam"),
+        (lambda: Optimizer(nesterov=True), r"optimizer\.nesterov: True: expected False, as it does nothing with adam"),
+        (lambda: Optimizer(kind="sgd", nesterov=True), r"optimizer\.nesterov: True: .* does nothing without momentum"),
+        (lambda: Optimizer(kind="sgd", beta1=0.8), r"optimizer\.beta1: 0\.8: expected 0\.9, .* nothing with sgd"),
+        (lambda: Optimizer(kind="sgd", beta2=0.8), r"optimizer\.beta2: 0\.8: expected 0\.999, .* nothing with sgd"),
+        (lambda: Optimizer(kind="sgd", epsilon=0.1), r"optimizer\.epsilon: 0\.1: expected 1e-07, .* nothing with sgd"),
+        (lambda: Schedule(final_share=0.1), r"optimizer\.schedule\.final_share: 0\.1: .* without linear or cosine"),
     ],
 )
-def test_bad_experiment_files(tmp_path: Path, text: str | None, words: str):
-    path = tmp_path / "mine.py"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UserError, match=rf"mine\.py: .*{words}|mine\.py: {words}"):
-        config.load_experiment(path)
+def test_settings_that_are_out_of_range_or_do_nothing(build: Callable[[], object], words: str):
+    with pytest.raises(UsageError, match=words):
+        build()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_shipped_experiments_load_and_open_with_their_command(path: Path):
-    text = path.read_text()
-    if "experiment = Experiment(" not in text:
-        pytest.skip("a program, not an experiment")
-    experiment = config.load_experiment(path)
-    assert experiment.name == path.stem
-    assert f"Command:  socialtag train experiments/{path.name} --dataset " in text
+def test_warm_up_is_shorter_than_every_stage():
+    warm = Optimizer(schedule=Schedule(warmup_epochs=3))
+    assert dataclasses.replace(EXPERIMENT, optimizer=warm, stages=(Stage(4), Stage(5))).optimizer == warm
+    words = r"optimizer\.schedule\.warmup_epochs: 3: expected fewer than the 3 epochs of the shortest stage"
+    with pytest.raises(UsageError, match=words):
+        dataclasses.replace(EXPERIMENT, optimizer=warm)
+
+
+def test_debug_keeps_a_warm_up_within_its_epochs():
+    schedule = Schedule("cosine", 0.1, warmup_epochs=2.5)
+    small = config.debug(dataclasses.replace(EXPERIMENT, optimizer=Optimizer(schedule=schedule)))
+    assert small.optimizer.schedule == Schedule("cosine", 0.1, warmup_epochs=0.5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -70,7 +70,7 @@ def test_ten_steps_of_keras(freeze_layers: int):
 
     experiment = Experiment(name="parity", model=Model(input_size=SIZE), optimizer=Optimizer(learning_rate=RATE))
     devices = Devices(jax.local_devices()[:1])
-    optimizer = make_optimizer(experiment, Stage(freeze_layers=freeze_layers), start)
+    optimizer = make_optimizer(experiment, Stage(freeze_layers=freeze_layers), start, steps_per_epoch=STEPS)
     step = devices.compile_train_step(
         functools.partial(
             train_step,

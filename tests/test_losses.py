@@ -1,4 +1,4 @@
-"""The weighted loss against its definition in float64, and at its limits."""
+"""The weighted loss against its definition in float64, and at its limits; penalties against Keras's."""
 
 import importlib
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from socialtag_jax.losses import image_losses, multi_hot, weighted_cross_entropy
+from socialtag_jax.losses import image_losses, multi_hot, weight_penalty, weighted_cross_entropy
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 10.0])
@@ -48,6 +48,30 @@ def test_multi_hot_drops_padding():
     tag_ids = jnp.array([[0, 3, -1], [-1, -1, -1], [1, 2, 3]], jnp.int32)
     expected = [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 1]]
     np.testing.assert_array_equal(multi_hot(tag_ids, 4), expected)
+
+
+@pytest.mark.usefixtures("peer_promotion")
+@pytest.mark.parametrize(("l1", "l2"), [(0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])
+def test_penalties_are_those_of_keras(l1: float, l2: float):
+    """Of kernels alone, and with the same gradient, at a weight of 0 too."""
+    keras: Any = importlib.import_module("keras")
+    rng = np.random.default_rng(0)
+    shapes = {"block5_conv3": (3, 3, 2, 4), "tags_logits": (5, 3)}
+    params = {
+        layer: {"kernel": jnp.asarray(rng.normal(0, 1, shape), jnp.float32), "bias": jnp.ones(shape[-1])}
+        for layer, shape in shapes.items()
+    }
+    params["tags_logits"]["kernel"] = params["tags_logits"]["kernel"].at[0, 0].set(0.0)
+    regularizer = keras.regularizers.L1L2(l1, l2)
+    kernels = {layer: leaves["kernel"] for layer, leaves in params.items()}
+    expected, expected_gradients = jax.value_and_grad(
+        lambda kernels: sum(regularizer(kernel) for kernel in kernels.values())
+    )(kernels)
+    found, gradients = jax.value_and_grad(weight_penalty)(params, l1, l2)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    for layer, leaves in gradients.items():
+        np.testing.assert_allclose(leaves["kernel"], expected_gradients[layer], rtol=1e-6)
+        np.testing.assert_array_equal(leaves["bias"], 0.0)
 
 
 @pytest.mark.interop

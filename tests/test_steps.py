@@ -3,23 +3,22 @@
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from socialtag_jax.config import Experiment, Loss, Model, Optimizer, Stage, Suggestion
+from socialtag_jax.config import Experiment, Loss, Model, Optimizer, Schedule, Stage, Suggestion
 from socialtag_jax.losses import image_losses, multi_hot
-from socialtag_jax.model import HEAD_LAYERS, TagPredictor, init_params, tag_logits
-from socialtag_jax.optimizer import count, make_optimizer
+from socialtag_jax.model import HEAD_LAYERS, TagPredictor, dropout, init_params, tag_logits, trainable_layers
+from socialtag_jax.optimizer import Average, count, make_optimizer
 from socialtag_jax.parallel import Devices
 from socialtag_jax.steps import TrainState, eval_step, train_step
 
 N_TAGS, ROWS, SIZE = 7, 8, 48
-EXPERIMENT = Experiment(
-    name="test", model=Model(input_size=SIZE), loss=Loss(10.0), optimizer=Optimizer(learning_rate=1e-3)
-)
+OPTIMIZER, LOSS = Optimizer(learning_rate=1e-3), Loss(10.0)
 
 
 def make_batch(devices: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -35,18 +34,51 @@ def make_batch(devices: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: value.reshape(devices, ROWS // devices, *value.shape[1:]) for name, value in batch.items()}
 
 
+class ShortModel(TagPredictor):
+    """Four of the convolutions, one frozen even at 16 layers, for tests that compile many steps."""
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, freeze_layers: int = 0, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
+        x = images.astype(jnp.float32) / 255
+        for name in ("block1_conv1", "block5_conv1", "block5_conv2", "block5_conv3"):
+            x = nn.relu(nn.Conv(8, (3, 3), strides=(2, 2), name=name)(x))
+            if name not in trainable_layers(freeze_layers):
+                x = jax.lax.stop_gradient(x)
+        x = nn.relu(nn.Dense(self.hidden_units, name=HEAD_LAYERS[0])(jnp.mean(x, axis=(1, 2))))
+        if dropout_keys is not None and self.dropout_rate > 0:
+            x = dropout(x, dropout_keys, self.dropout_rate)
+        return nn.Dense(self.n_tags, name=HEAD_LAYERS[1])(x)
+
+
+@functools.cache
+def start_params(kind: type[TagPredictor]) -> dict[str, dict[str, Any]]:
+    params = jax.tree.map(np.array, init_params(kind(n_tags=N_TAGS), jax.random.key(0), SIZE))
+    # A negative zero in a frozen layer: adding a zero update would turn it into a positive one.
+    params["block1_conv1"]["kernel"][0, 0, 0, 0] = -0.0
+    return params
+
+
 class Setup:
     """A compiled training step with its state on the first `n` devices."""
 
-    def __init__(self, n: int, freeze_layers: int, dropout_rate: float = 0.5) -> None:
+    def __init__(
+        self,
+        n: int,
+        freeze_layers: int,
+        dropout_rate: float = 0.5,
+        *,
+        kind: type[TagPredictor] = TagPredictor,
+        config: Optimizer = OPTIMIZER,
+        loss: Loss = LOSS,
+    ) -> None:
         self.devices = Devices(jax.local_devices()[:n])
-        self.model = TagPredictor(n_tags=N_TAGS, dropout_rate=dropout_rate)
-        params = init_params(self.model, jax.random.key(0), SIZE)
-        # A negative zero in a frozen layer: adding a zero update would turn it into a positive one.
-        kernel = params["block1_conv1"]["kernel"].at[0, 0, 0, 0].set(-0.0)
-        params["block1_conv1"] = {**params["block1_conv1"], "kernel": kernel}
-        self.params = jax.tree.map(np.asarray, params)
-        optimizer = make_optimizer(EXPERIMENT, Stage(freeze_layers=freeze_layers), params)
+        self.model = kind(n_tags=N_TAGS, dropout_rate=dropout_rate)
+        self.params = start_params(kind)
+        params = jax.tree.map(jnp.array, self.params)
+        experiment = Experiment(name="test", model=Model(input_size=SIZE), loss=loss, optimizer=config)
+        optimizer = make_optimizer(experiment, Stage(freeze_layers=freeze_layers), params, steps_per_epoch=4)
         self.traces = 0
 
         def counted(*arguments, **options):
@@ -59,11 +91,16 @@ class Setup:
                 model=self.model,
                 optimizer=optimizer,
                 freeze_layers=freeze_layers,
-                positive_weight=10.0,
+                positive_weight=loss.positive_weight,
                 dropout_key=jax.random.key(3),
+                l1=loss.l1,
+                l2=loss.l2,
+                max_norm=config.max_norm,
             )
         )
-        self.state = self.devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)))
+        average = None if config.ema_decay is None else Average.start(params, freeze_layers, config.ema_decay)
+        state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+        self.state = self.devices.replicate(state)
 
     def run(self, steps: int) -> list[float]:
         losses = []
@@ -124,8 +161,7 @@ def test_one_step_is_adam_on_the_whole_batch():
         return jnp.mean(image_losses(logits, multi_hot(jnp.asarray(batch["tag_ids"]), N_TAGS), 10.0))
 
     expected_loss, gradients = jax.value_and_grad(mean_loss)(head)
-    config = EXPERIMENT.optimizer
-    adam = optax.adam(config.learning_rate, config.beta1, config.beta2, config.epsilon)
+    adam = optax.adam(OPTIMIZER.learning_rate, OPTIMIZER.beta1, OPTIMIZER.beta2, OPTIMIZER.epsilon)
     updates, _ = adam.update(gradients, adam.init(head), head)
     expected: Any = optax.apply_updates(head, updates)
     assert loss == pytest.approx(float(expected_loss), rel=1e-5)
@@ -156,3 +192,102 @@ def test_eval_step_rows_are_in_order():
     logits = tag_logits(setup.model, setup.params, jnp.asarray(batch["images"][0]))
     expected = image_losses(logits, multi_hot(jnp.asarray(batch["tag_ids"][0]), N_TAGS), 10.0)
     np.testing.assert_allclose(outputs["loss"].reshape(ROWS), expected, rtol=1e-4)
+
+
+EVERYTHING = Optimizer(
+    learning_rate=1e-3,
+    schedule=Schedule(kind="cosine", warmup_epochs=0.5),
+    weight_decay=0.1,
+    clip_norm=0.5,
+    max_norm=0.9,
+    ema_decay=0.9,
+)
+OPTIONS = {
+    "sgd": (Optimizer(kind="sgd", learning_rate=1e-3), LOSS),
+    "momentum": (Optimizer(kind="sgd", learning_rate=1e-3, momentum=0.9, nesterov=True, weight_decay=0.1), LOSS),
+    "schedule": (Optimizer(learning_rate=1e-3, schedule=Schedule("linear", 0.1, 0.25)), LOSS),
+    "weight decay": (Optimizer(learning_rate=1e-3, weight_decay=0.1), LOSS),
+    "clip norm": (Optimizer(learning_rate=1e-3, clip_norm=1e-2), LOSS),
+    "max norm": (Optimizer(learning_rate=1e-3, max_norm=0.5), LOSS),
+    "average": (Optimizer(learning_rate=1e-3, ema_decay=0.9), LOSS),
+    "penalties": (OPTIMIZER, Loss(10.0, l1=1e-3, l2=1e-3)),
+    "everything": (EVERYTHING, Loss(10.0, l1=1e-3, l2=1e-3)),
+}
+
+
+def copies_of_parameters(config: Optimizer) -> int:
+    """Adam keeps two moments, momentum one sum, averaging one average."""
+    return 2 * (config.kind == "adam") + (config.momentum > 0) + (config.ema_decay is not None)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_leaves_frozen_layers_alone(option: str):
+    """Every bit of them, in one compilation; all trainable layers move, and replicas stay equal."""
+    config, loss = OPTIONS[option]
+    setup = Setup(4, 16, kind=ShortModel, config=config, loss=loss)
+    setup.run(3)
+    trained = {*HEAD_LAYERS, "block5_conv2", "block5_conv3"}
+    assert setup.traces == 1
+    for layer, leaves in setup.state.params.items():
+        for name, leaf in leaves.items():
+            copies = {np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards}
+            assert len(copies) == 1, f"{layer}/{name} differs between devices"
+            changed = copies != {setup.params[layer][name].tobytes()}
+            assert changed == (layer in trained), f"{layer}/{name}"
+    state = [leaf for leaf in jax.tree.leaves((setup.state.opt_state, setup.state.average)) if leaf.ndim]
+    sizes = sum(leaf.size for layer in trained for leaf in setup.params[layer].values())
+    assert sum(leaf.size for leaf in state) == sizes * copies_of_parameters(config)
+    if config.ema_decay is not None:
+        assert setup.state.average is not None
+        assert set(setup.state.average.params) == trained
+        scored = setup.state.scored_params
+        assert scored["block5_conv1"]["kernel"] is setup.state.params["block5_conv1"]["kernel"]
+        assert scored["tags_logits"]["kernel"] is setup.state.average.params["tags_logits"]["kernel"]
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_penalties_count_once_and_are_not_reported(devices: int):
+    """One SGD step moves kernels by rate x (l1 sign(w) + 2 l2 w) more than without penalties, biases by no more."""
+    rate, l1, l2 = 0.1, 0.01, 0.05
+    config = Optimizer(kind="sgd", learning_rate=rate)
+    without = Setup(devices, 19, kind=ShortModel, config=config)
+    penalised = Setup(devices, 19, kind=ShortModel, config=config, loss=Loss(10.0, l1=l1, l2=l2))
+    assert penalised.run(1) == without.run(1)
+    for layer in HEAD_LAYERS:
+        before = without.params[layer]["kernel"]
+        more = np.asarray(without.state.params[layer]["kernel"] - penalised.state.params[layer]["kernel"])
+        np.testing.assert_allclose(more, rate * (l1 * np.sign(before) + 2 * l2 * before), atol=1e-7)
+        for state in (without.state, penalised.state):
+            bias = np.asarray(state.params[layer]["bias"])
+            np.testing.assert_array_equal(bias, np.asarray(without.state.params[layer]["bias"]))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_clipping_measures_the_whole_batch_and_the_trainable_layers(devices: int):
+    """One SGD step at rate 1 is the negative gradient: clipped, it has the limit's length and the same direction."""
+    steps = {}
+    for clip_norm in (None, 0.25):
+        config = Optimizer(kind="sgd", learning_rate=1.0, clip_norm=clip_norm)
+        setup = Setup(devices, 16, kind=ShortModel, config=config)
+        setup.run(1)
+        moves = jax.tree.map(lambda new, old: np.asarray(new) - old, setup.state.params, setup.params)
+        steps[clip_norm] = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(moves)])
+    free, clipped = steps[None], steps[0.25]
+    length = np.linalg.norm(free)
+    assert length > 0.5
+    assert np.linalg.norm(clipped) == pytest.approx(0.25, rel=1e-4)
+    np.testing.assert_allclose(clipped, free * (0.25 / length), atol=1e-6)
+
+
+def test_everything_on_1_2_and_4_devices():
+    config, loss = OPTIONS["everything"]
+    setups = [Setup(n, 16, kind=ShortModel, config=config, loss=loss) for n in (1, 2, 4)]
+    losses = [setup.run(5) for setup in setups]
+    for setup, found in zip(setups[1:], losses[1:], strict=True):
+        np.testing.assert_allclose(found, losses[0], rtol=1e-4)
+        compared = jax.tree.map(
+            lambda one, other: np.mean(np.abs(np.asarray(one) - np.asarray(other)) > 1e-5),
+            setup.state.scored_params,
+            setups[0].state.scored_params,
+        )
+        assert max(jax.tree.leaves(compared)) < 0.02  # Adam where a gradient is near zero

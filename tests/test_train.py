@@ -248,7 +248,7 @@ def test_a_damaged_newest_checkpoint_is_walked_back_over(tmp_path: Path, part: s
     devices = Devices(jax.local_devices()[:1])
     params = devices.replicate({"layer": {"kernel": np.arange(4000, dtype=np.float32)}})
     state = devices.replicate({"count": np.arange(4000, dtype=np.int32)})
-    likes = (like(params, devices.replicated), like(state, devices.replicated))
+    likes = (like(params, devices.replicated), like(state, devices.replicated), None)
     folder = tmp_path / "checkpoints"
     with quiet(folder) as saved:
         for step in (1, 2):
@@ -271,7 +271,7 @@ def test_a_damaged_newest_checkpoint_is_walked_back_over(tmp_path: Path, part: s
 
 def test_no_readable_checkpoint_at_all(tmp_path: Path):
     with quiet(tmp_path / "checkpoints") as saved:
-        assert saved.restore_newest(lambda _: (None, None)) is None
+        assert saved.restore_newest(lambda _: (None, None, None)) is None
 
 
 def test_restored_on_fewer_devices(run: tuple[Path, list[str]]):

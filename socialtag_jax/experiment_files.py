@@ -1,0 +1,98 @@
+"""Experiments in and out of files: Python files that define them, command-line overrides, JSON.
+
+An experiment file is a Python file that assigns `experiment = Experiment(...)`; the command line overrides single
+fields (`--optimizer.learning-rate 3e-4`), and the resolved result goes to the run folder as `config.json`.
+"""
+
+import dataclasses
+import math
+import runpy
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from socialtag_jax.config import Experiment
+from socialtag_jax.errors import UsageError, UserError
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Runs an experiment file and returns its `experiment`.
+
+    Raises:
+      UsageError: there is no such file.
+      UserError: it fails, or assigns no Experiment to the name `experiment`.
+    """
+    if not path.is_file():
+        hint = "EXPERIMENT comes first: socialtag train EXPERIMENT --dataset ...; see experiments/ for some"
+        raise UsageError("no such experiment file", where=path, hint=hint)
+    try:
+        found = runpy.run_path(str(path)).get("experiment")
+    except UserError as error:
+        raise type(error)(error.what, where=f"{path}: {error.where or 'error'}", hint=error.hint) from error
+    except Exception as error:
+        raise UserError(f"the experiment file fails: {type(error).__name__}: {error}", where=path) from error
+    if not isinstance(found, Experiment):
+        raise UserError(
+            "assigns no Experiment to the name `experiment`",
+            where=path,
+            hint="write: experiment = Experiment(name=...)",
+        )
+    return found
+
+
+def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> Experiment:
+    """Applies command-line overrides; exits with code 2 on unknown flags, and with 0 after `--help`."""
+    import tyro
+
+    return tyro.cli(Experiment, default=experiment, args=list(arguments), prog=prog, console_outputs=True)
+
+
+def from_dict(content: object, where: object) -> Experiment:
+    """Reads what `dataclasses.asdict` makes of an experiment, after a trip through JSON.
+
+    Raises:
+      UserError: unknown, missing or mistyped fields, named with their path.
+    """
+    return _build(Experiment, content, "", where)
+
+
+def _build(kind: Any, value: Any, path: str, where: object) -> Any:
+    """Builds a value of type `kind` from parsed JSON, checking types on the way."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise UserError(f"field {path.rstrip('.') or 'experiment'!r} is {value!r}, expected an object", where=where)
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise UserError(f"unknown field {f'{path}{unknown[0]}'!r}, expected {', '.join(hints)}", where=where)
+        missing = [
+            one.name
+            for one in dataclasses.fields(kind)
+            if one.name not in value
+            and one.default is dataclasses.MISSING
+            and one.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise UserError(f"field {f'{path}{missing[0]}'!r} is missing", where=where)
+        return kind(**{name: _build(hints[name], item, f"{path}{name}.", where) for name, item in value.items()})
+    origin = typing.get_origin(kind)
+    name = path.rstrip(".")
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"field {name!r} is {value!r}, expected a list", where=where)
+        element = typing.get_args(kind)[0]
+        return tuple(_build(element, item, f"{path}{number}.", where) for number, item in enumerate(value))
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise UserError(f"field {name!r} is {value!r}, expected one of {typing.get_args(kind)}", where=where)
+        return value
+    if origin is types.UnionType:  # only ever `X | None` here
+        return None if value is None else _build(typing.get_args(kind)[0], value, path, where)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and number and math.isfinite(value):
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"field {name!r} is {value!r}, expected {getattr(kind, '__name__', kind)}", where=where)
+    return value
