@@ -169,11 +169,11 @@ def write_dataset(folder: Path, name: str, splits: dict[str, int], image_size: i
     content = {"image_size": image_size, "vocabulary_sha256": vocabulary.sha256, "splits": counts}
     files.write_text(folder / STATISTICS, json.dumps(content) + "\n")
     total = sum(splits.values())
-    metadata.write_manifest(folder, "generated", {"photos": total, "written": total, "rejected": 0})
+    metadata.write_manifest(folder, "generated", {"photos": total, "written": total, "rejected": 0, "left_out": 0})
 
 
 def generate_training(name: str, folder: str, batches: str) -> dict[str, Any]:
-    from socialtag_jax.config import load_experiment
+    from socialtag_jax.experiment_files import load_experiment
     from socialtag_jax.shards.images import IMAGE_SIZE
 
     images = int(batches) * load_experiment(EXPERIMENTS / f"{name}.py").input.batch_size
@@ -187,6 +187,7 @@ def train(name: str, folder: str, steps: str, stage_number: str) -> dict[str, An
     import jax.numpy as jnp
 
     from socialtag_jax import config
+    from socialtag_jax.experiment_files import load_experiment
     from socialtag_jax.input_pipeline import BatchShape, train_batches
     from socialtag_jax.model import init_params
     from socialtag_jax.optimizer import make_optimizer
@@ -195,14 +196,14 @@ def train(name: str, folder: str, steps: str, stage_number: str) -> dict[str, An
     from socialtag_jax.steps import TrainState, build_model, train_step
 
     devices = Devices()
-    experiment = config.resolve(config.load_experiment(EXPERIMENTS / f"{name}.py"), devices.platform)
+    experiment = config.resolve(load_experiment(EXPERIMENTS / f"{name}.py"), devices.platform)
     stage = experiment.stages[int(stage_number)]
     dataset = open_dataset(Path(folder))
     batch_size, size = experiment.input.batch_size, experiment.model.input_size
     shape = BatchShape(len(devices), devices.local_rows(batch_size, "input.batch_size"), size, dataset.max_tags)
     model = build_model(experiment, len(dataset.vocabulary))
     params = init_params(model, jax.random.key(experiment.seed), size)
-    optimizer = make_optimizer(experiment, stage, params)
+    optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=int(steps))
     step = devices.compile_train_step(
         functools.partial(
             train_step,
@@ -255,9 +256,9 @@ def evaluation(folder: str) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from socialtag_jax.config import load_experiment
     from socialtag_jax.evaluate import Scorer, evaluate
     from socialtag_jax.evaluation_report import write_results
+    from socialtag_jax.experiment_files import load_experiment
     from socialtag_jax.shards.dataset import open_dataset
 
     dataset = open_dataset(Path(folder))
