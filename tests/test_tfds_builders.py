@@ -238,9 +238,12 @@ def test_no_tag_left(found: Mapping[str, Path], tmp_path: Path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults(name: str):
-    config = builder_class(name).get_default_builder_config(builder_class(name))
-    assert (config.name, config.image_size, config.allow_leaks) == ("default", 288, False)
-    assert (config.min_images, config.beam) == ((101, True) if name == "mirflickr" else (1, False))
+    """Of the configuration that is built unless told otherwise, and of one's own."""
+    cls = builder_class(name)
+    (default,) = cls.BUILDER_CONFIGS
+    for config in (default, cls.builder_config_cls(name="small")):
+        assert (config.image_size, config.seed, config.allow_leaks) == (288, 0, False)
+        assert (config.min_images, config.beam) == ((101, True) if name == "mirflickr" else (1, False))
 
 
 @pytest.mark.parametrize(("option", "value"), [("image_size", 8), ("seed", -1), ("min_images", 0)])
@@ -302,7 +305,7 @@ BUILDS: dict[str, list[str]] = {
     # data set -> options beyond the folders
     "harrison": [],
     "mirflickr": [
-        '--config={"name": "small", "min_images": 2, "beam": true}',
+        '--config={"name": "small", "min_images": 2}',
         # Apache Beam's direct runner in Python, in two processes that know nothing but what is sent to them.
         "--beam_pipeline_options=runner=FnApiRunner,direct_running_mode=multi_processing,direct_num_workers=2",
     ],
@@ -392,7 +395,7 @@ def test_beam_in_this_process_writes_the_same_files(found: Mapping[str, Path], t
     """Beam or not: equal records in equal shards, array_record as well."""
     direct = build("mirflickr", found["mirflickr"], tmp_path / "direct").data_path
     cls = builder_class("mirflickr")
-    config = cls.builder_config_cls(name="small", min_images=2, beam=True)
+    config = cls.builder_config_cls(name="small", min_images=2)
     beam: Any = importlib.import_module("apache_beam")
     options = tfds.download.DownloadConfig(
         manual_dir=found["mirflickr"],

@@ -1,5 +1,6 @@
 """MIRFLICKR as a TFDS data set, generated with Apache Beam; `tfrecords/README.md` has the commands."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,14 @@ from pathlib import Path
 from socialtag_jax.shards.tfds_builder import TaggedPhotosBuilder, TaggedPhotosConfig
 from socialtag_jax.sources import mirflickr
 from socialtag_jax.sources.photo import Photo
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class MirflickrConfig(TaggedPhotosConfig):
+    """`TaggedPhotosConfig`, with the defaults of a large set."""
+
+    min_images: int = 101
+    beam: bool = True
 
 
 class Builder(TaggedPhotosBuilder):
@@ -25,7 +34,7 @@ class Builder(TaggedPhotosBuilder):
         "--manual_dir is the folder of images/ and tags/ (MIRFLICKR-1M), or of im1.jpg and meta/ (MIRFLICKR-25k)."
     )
     BUILDER_CONFIGS = [  # noqa: RUF012
-        TaggedPhotosConfig(name="default", description="Tags of more than 100 photos.", min_images=101, beam=True)
+        MirflickrConfig(name="default", description="Tags of more than 100 photos.")
     ]
 
     def _read(self, folder: Path) -> Sequence[Photo]:
