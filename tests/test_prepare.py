@@ -280,7 +280,7 @@ def test_opening_finds_the_one_data_set_below(dataset: Dataset, tmp_path: Path):
 
 
 def test_folders_without_our_files_count_as_made_by_tfds(dataset: Dataset, tmp_path: Path):
-    """TFDS writes shards, dataset_info.json, features.json and labels, the builders rejects.csv; the rest is counted."""
+    """TFDS writes shards, dataset_info.json, features.json and labels, our builders rejects.csv: we count the rest."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in dataset.folder.iterdir():

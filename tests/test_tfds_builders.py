@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from etils import epath
 
 from socialtag_jax.config import Experiment, Input, Model, Stage
 from socialtag_jax.errors import UsageError, UserError
@@ -284,7 +283,7 @@ def test_neither_tensorflow_nor_beam_is_imported():
 def test_plan_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tfds_examples, "_PLAN_PHOTOS", 2)
     photos = [PlannedPhoto(f"/in/{n}.jpg", f"ü{n}.jpg", tuple(range(n)), "tags.csv, row 1") for n in range(5)]
-    paths = tfds_examples.write_plan(epath.Path(tmp_path) / "train", photos)
+    paths = tfds_examples.write_plan(tfds.core.Path(tmp_path) / "train", photos)
     assert [Path(path).name for path in paths] == ["00000.jsonl", "00001.jsonl", "00002.jsonl"]
     assert [photo for path in paths for photo in tfds_examples.read_plan(path)] == photos
 

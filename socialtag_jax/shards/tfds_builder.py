@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from etils import epath
 from tensorflow_datasets.core.file_adapters import FileFormat
 
 from socialtag_jax.errors import UsageError, UserError
@@ -144,10 +143,10 @@ class TaggedPhotosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return tfds_examples.beam_examples(plan, self.builder_config.image_size, self._rejects_file(split))
 
     @property
-    def _plan_folder(self) -> epath.Path:
+    def _plan_folder(self) -> tfds.core.Path:
         return self.data_path / _PLAN
 
-    def _rejects_file(self, split: str) -> epath.Path:
+    def _rejects_file(self, split: str) -> tfds.core.Path:
         return self._plan_folder / f"{split}.rejects.json"
 
     def _download_and_prepare(

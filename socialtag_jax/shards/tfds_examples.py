@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etils import epath
+import tensorflow_datasets as tfds
 
 from socialtag_jax.shards.images import ImageError, canonical_jpeg
 
@@ -66,7 +66,7 @@ def _outcome(photo: PlannedPhoto, image_size: int) -> tuple[str, dict[str, Any]]
 # ---- Apache Beam
 
 
-def write_plan(folder: epath.Path, photos: Iterable[PlannedPhoto]) -> list[str]:
+def write_plan(folder: tfds.core.Path, photos: Iterable[PlannedPhoto]) -> list[str]:
     """Writes the photos as JSON lines to a few files in `folder`, and returns the files' paths."""
     folder.mkdir(parents=True, exist_ok=True)
     remaining = iter(photos)
@@ -80,12 +80,12 @@ def write_plan(folder: epath.Path, photos: Iterable[PlannedPhoto]) -> list[str]:
 
 def read_plan(path: str) -> Iterator[PlannedPhoto]:
     """The photos of one plan file."""
-    for line in epath.Path(path).read_text().splitlines():
+    for line in tfds.core.Path(path).read_text().splitlines():
         file, image_id, tags, where = json.loads(line)
         yield PlannedPhoto(file, image_id, tuple(tags), where)
 
 
-def beam_examples(plan: Sequence[str], image_size: int, rejects: epath.Path) -> Any:
+def beam_examples(plan: Sequence[str], image_size: int, rejects: tfds.core.Path) -> Any:
     """The same examples as a `beam.PTransform`; the rejects are written to the file `rejects`, see `read_rejects`."""
     beam: Any = importlib.import_module("apache_beam")
 
@@ -94,7 +94,7 @@ def beam_examples(plan: Sequence[str], image_size: int, rejects: epath.Path) -> 
         yield beam.pvalue.TaggedOutput("rejects", outcome) if isinstance(outcome, Reject) else outcome
 
     def write_rejects(found: Sequence[Reject], path: str) -> None:
-        epath.Path(path).write_text(json.dumps(found))
+        tfds.core.Path(path).write_text(json.dumps(found))
 
     def expand(pipeline: Any) -> Any:
         found = (
@@ -115,6 +115,6 @@ def beam_examples(plan: Sequence[str], image_size: int, rejects: epath.Path) -> 
     return beam.ptransform_fn(expand)()
 
 
-def read_rejects(path: epath.Path) -> list[Reject]:
+def read_rejects(path: tfds.core.Path) -> list[Reject]:
     """What the transform left in `rejects` once the pipeline is done."""
     return [Reject(*values) for values in json.loads(path.read_text())]
