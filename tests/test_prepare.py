@@ -282,11 +282,12 @@ def test_opening_finds_the_one_data_set_below(dataset: Dataset, tmp_path: Path):
 
 
 def test_folders_without_our_files_count_as_made_by_tfds(dataset: Dataset, tmp_path: Path):
-    """TFDS writes shards, dataset_info.json, features.json and labels: statistics are then counted from the records."""
+    """TFDS writes shards, dataset_info.json, features.json and labels, our builders rejects.csv: we count the rest."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in dataset.folder.iterdir():
-        if path.name.startswith(("demo-", "dataset_info", "features", "tags.labels")) and path.suffix != ".index":
+        kept = path.name.startswith(("demo-", "dataset_info", "features", "rejects", "tags.labels"))
+        if kept and path.suffix != ".index":
             shutil.copy(path, copy)
     opened = open_dataset(copy)
     assert opened.max_tags == dataset.max_tags

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.sources.photo import Photo
-from socialtag_jax.sources.splits import SPLITS, assign_splits, content_groups, find_leaks
+from socialtag_jax.sources.splits import SPLITS, assign_splits, content_groups, find_leaks, leak_free_splits
 
 
 def make_photos(splits: Sequence[str | None]) -> list[Photo]:
@@ -241,3 +241,25 @@ def test_many_files(write: Callable[[dict[str, bytes]], list[Path]]) -> None:
     """More than a thread takes at a time."""
     paths = write({f"{number}": f"{number % 500:04d}".encode() for number in range(1000)})
     assert content_groups(paths) == [number % 500 for number in range(1000)]
+
+
+def test_leak_free_splits(tmp_path: Path) -> None:
+    """Files 0 and 5 are identical: never parted at random, refused where the source parts them."""
+    photos = [Photo(tmp_path / f"{number}.jpg", f"{number}.jpg", (), None, f"row {number}") for number in range(10)]
+    for number, photo in enumerate(photos):
+        photo.path.write_bytes(b"same" if number in (0, 5) else bytes([number]))
+    for seed in range(20):
+        splits = leak_free_splits(photos, seed=seed, allow_leaks=False, hint="", warn=pytest.fail)
+        assert sizes(splits) == (8, 1, 1)
+        assert splits[0] == splits[5]
+    named = ["train"] * 5 + ["test"] * 4 + ["validation"]
+    photos = [Photo(one.path, one.image_id, (), split, one.where) for one, split in zip(photos, named, strict=True)]
+    words = (
+        r"row 0: the same photo stands in two splits \(1 such pairs\): 0\.jpg \(train\) and 5\.jpg \(test\) .* -- stop"
+    )
+    with pytest.raises(UserError, match=words):
+        leak_free_splits(photos, seed=0, allow_leaks=False, hint="stop", warn=pytest.fail)
+    lines: list[str] = []
+    assert leak_free_splits(photos, seed=0, allow_leaks=True, hint="stop", warn=lines.append) == named
+    assert len(lines) == 1
+    assert lines[0].endswith("are byte-identical; going on because leaks are allowed")

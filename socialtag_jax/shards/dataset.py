@@ -179,7 +179,8 @@ def _find(path: Path) -> Path:
 def _check_manifest(folder: Path) -> str:
     path = folder / MANIFEST
     if not path.exists():
-        if (folder / STATISTICS).exists() or (folder / REJECTS).exists():
+        # Rejects alone are left by the TFDS builders as well.
+        if (folder / STATISTICS).exists():
             raise UserError(
                 f"incomplete data set: {MANIFEST} is missing, which is written last",
                 where=folder,

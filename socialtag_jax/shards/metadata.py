@@ -1,7 +1,7 @@
 """The files that make a folder of shards a TFDS data set, and the manifest that makes it complete."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -9,6 +9,17 @@ import tensorflow_datasets as tfds
 from socialtag_jax import files
 from socialtag_jax.shards.dataset import MANIFEST, SplitShards
 from socialtag_jax.tags import TagVocabulary
+
+
+def features(tags: Sequence[str] | None = None) -> tfds.features.FeaturesDict:
+    """A record's features; the labels have no names yet where `tags` is None."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "image_id": tfds.features.Text(),
+            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=tags)),
+        }
+    )
 
 
 def write_tfds(
@@ -21,16 +32,9 @@ def write_tfds(
         filetype_suffix="tfrecord",
         template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
     )
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            "image_id": tfds.features.Text(),
-            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=vocabulary.tags)),
-        }
-    )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=features,
+        features=features(vocabulary.tags),
         version=version,
         filename_template=template,
         split_infos=[

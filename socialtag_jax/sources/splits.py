@@ -17,6 +17,40 @@ from socialtag_jax.sources.photo import Photo
 SPLITS = ("train", "validation", "test")
 
 
+def leak_free_splits(
+    photos: Sequence[Photo], *, seed: int, allow_leaks: bool, hint: str, warn: Callable[[str], None]
+) -> list[str]:
+    """`assign_splits` by the files' content: identical files are in one split, or the source's splits are refused.
+
+    Args:
+      photos: with unique image ids.
+      seed: of the random choices.
+      allow_leaks: goes on, with a warning, when byte-identical photos stand in two splits.
+      hint: says how to allow leaks.
+      warn: takes one line of text at a time.
+
+    Returns:
+      The split of each photo, in the order of `photos`.
+
+    Raises:
+      UserError: byte-identical photos stand in two splits, or as `assign_splits`.
+    """
+    groups = content_groups([photo.path for photo in photos])
+    splits = assign_splits(photos, seed=seed, groups=groups, warn=warn)
+    leaks = find_leaks(groups, splits)
+    if leaks:
+        first, second = leaks[0]
+        message = (
+            f"the same photo stands in two splits ({len(leaks)} such pairs): "
+            f"{photos[first].image_id} ({splits[first]}) and {photos[second].image_id} ({splits[second]}) "
+            "are byte-identical"
+        )
+        if not allow_leaks:
+            raise UserError(message, where=photos[first].where or None, hint=hint)
+        warn(f"{message}; going on because leaks are allowed")
+    return splits
+
+
 def assign_splits(
     photos: Sequence[Photo],
     *,
