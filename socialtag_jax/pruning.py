@@ -13,8 +13,8 @@ from typing import Self
 
 import numpy as np
 
-from socialtag_jax.errors import UsageError
-from socialtag_jax.labels import Labels
+from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.labels import Labels, normalise
 from socialtag_jax.rules import Rule
 
 CAMERA_MAKERS = (
@@ -176,6 +176,22 @@ def prune(labels: Labels, rules: Sequence[Rule]) -> tuple[Labels, list[Step]]:
     for rule in rules:
         labels = _APPLY[rule.name](labels, rule)
         steps.append(Step.of(rule.text, labels))
+    return labels, steps
+
+
+def prune_found(found: Labels, rules: Sequence[Rule]) -> tuple[Labels, list[Step]]:
+    """Normalises a source's labels and prunes them; the report begins with the labels as they were found.
+
+    Raises:
+      UsageError: as `prune`.
+      UserError: no photo has a tag left.
+    """
+    labels, steps = prune(normalise(found), rules)
+    steps.insert(0, Step.of("as found", found))
+    if not len(labels.rows):
+        last = next(step.rule for step in steps if not step.unique_tags)
+        where = f"after {last!r}" if rules else "in any photo"
+        raise UserError(f"no tag is left {where}", hint="loosen --pruning, or check the source's tags")
     return labels, steps
 
 

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import importlib.util
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import tensorflow_datasets as tfds
 from socialtag_jax.config import Experiment, Input, Model, Stage
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.parallel import Devices
+from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards import tfds_examples
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.shards.images import canonical_jpeg
@@ -74,7 +76,7 @@ def small_tags_csv(root: Path) -> Path:
 
 
 SMALL = {"harrison": small_harrison, "mirflickr": small_mirflickr, "tags_csv": small_tags_csv}
-MIN_IMAGES = {"harrison": 1, "mirflickr": 2, "tags_csv": 1}
+PRUNING = {"harrison": (), "mirflickr": ("camera-makers", "digits", "min-images=2", "min-tags=1"), "tags_csv": ()}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def prepared(found: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
     output = tmp_path_factory.mktemp("prepared")
     datasets = {}
     for name, folder in found.items():
-        options = PrepareOptions(name=name, min_images=MIN_IMAGES[name], workers=1)
+        options = PrepareOptions(name=name, pruning=parse_pruning(PRUNING[name]), workers=1)
         result = prepare(read(name, folder), output, options, log=lambda _: None, stream=io.StringIO())
         datasets[name] = open_dataset(result.folder)
     return datasets
@@ -116,7 +118,7 @@ def builder_class(name: str) -> Any:
 def build(name: str, manual_dir: Path, data_dir: Path, *, file_format: str = "array_record", **config: Any) -> Any:
     """Builds in this process, under the configuration `small`."""
     cls = builder_class(name)
-    chosen = cls.builder_config_cls(name="small", **{"min_images": MIN_IMAGES[name], "beam": False, **config})
+    chosen = cls.builder_config_cls(name="small", **{"pruning": PRUNING[name], "beam": False, **config})
     builder = cls(data_dir=data_dir, config=chosen, file_format=file_format)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
     return builder
@@ -231,8 +233,8 @@ def test_leaks_are_refused_by_name(tmp_path: Path):
 
 @needs_writer
 def test_no_tag_left(found: Mapping[str, Path], tmp_path: Path):
-    with pytest.raises(UserError, match=r"no tag is left -- lower min_images in --config"):
-        build("mirflickr", found["mirflickr"], tmp_path, min_images=101)
+    with pytest.raises(UserError, match=r"no tag is left after 'min-images=101' -- loosen --pruning"):
+        build("mirflickr", found["mirflickr"], tmp_path, pruning=("mirflickr",))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -242,10 +244,10 @@ def test_defaults(name: str):
     (default,) = cls.BUILDER_CONFIGS
     for config in (default, cls.builder_config_cls(name="small")):
         assert (config.image_size, config.seed, config.allow_leaks) == (288, 0, False)
-        assert (config.min_images, config.beam) == ((101, True) if name == "mirflickr" else (1, False))
+        assert (config.pruning, config.beam) == ((("mirflickr",), True) if name == "mirflickr" else ((), False))
 
 
-@pytest.mark.parametrize(("option", "value"), [("image_size", 8), ("seed", -1), ("min_images", 0)])
+@pytest.mark.parametrize(("option", "value"), [("image_size", 8), ("seed", -1)])
 def test_bad_config(option: str, value: int):
     with pytest.raises(UsageError, match=f"--config: {option} is {value}, expected at least"):
         builder_class("harrison").builder_config_cls(name="small", **{option: value})
@@ -304,7 +306,7 @@ BUILDS: dict[str, list[str]] = {
     # data set -> options beyond the folders
     "harrison": [],
     "mirflickr": [
-        '--config={"name": "small", "min_images": 2}',
+        f'--config={{"name": "small", "pruning": {json.dumps(PRUNING["mirflickr"])}}}',
         # Apache Beam's direct runner in Python, in two processes that know nothing but what is sent to them.
         "--beam_pipeline_options=runner=FnApiRunner,direct_running_mode=multi_processing,direct_num_workers=2",
     ],
@@ -394,7 +396,7 @@ def test_beam_in_this_process_writes_the_same_files(found: Mapping[str, Path], t
     """Beam or not: equal records in equal shards, array_record as well."""
     direct = build("mirflickr", found["mirflickr"], tmp_path / "direct").data_path
     cls = builder_class("mirflickr")
-    config = cls.builder_config_cls(name="small", min_images=2)
+    config = cls.builder_config_cls(name="small", pruning=PRUNING["mirflickr"])
     beam: Any = importlib.import_module("apache_beam")
     options = tfds.download.DownloadConfig(
         manual_dir=found["mirflickr"],

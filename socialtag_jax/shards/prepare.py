@@ -19,16 +19,16 @@ import numpy as np
 from socialtag_jax import files
 from socialtag_jax.balancing import balance
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.labels import Labels, normalise
+from socialtag_jax.labels import Labels
 from socialtag_jax.progress import Progress
-from socialtag_jax.pruning import Step, prune, table
+from socialtag_jax.pruning import Step, prune_found, table
 from socialtag_jax.rules import Rule
 from socialtag_jax.shards import chunks, near_duplicates
 from socialtag_jax.shards.dataset import LABELS, MANIFEST, NEAR_DUPLICATES, REJECTS, STATISTICS, read_source
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.shards.writing import CanonicalImages, read_chunks, write_rejects, write_split
 from socialtag_jax.sources.photo import Photo
-from socialtag_jax.sources.splits import SPLITS, assign_splits, content_groups, find_leaks
+from socialtag_jax.sources.splits import SPLITS, leak_free_splits
 from socialtag_jax.sources.table import PhotoTable
 
 _PLAN = "plan.json"
@@ -116,7 +116,7 @@ def prepare(
     folder = output / options.name / options.version
     listed = _in_record_order(listed, options.seed)
     found = listed.labels()
-    labels, report = _pruned(found, options)
+    labels, report = prune_found(found, options.pruning)
     kept = listed.take(np.flatnonzero(np.isin(listed.positions, labels.photos)))
     files_state = _files_state(kept)
     fingerprint = _fingerprint(files_state, listed, options)
@@ -129,7 +129,15 @@ def prepare(
         _open_partial(partial, hashlib.sha256(f"{files_state} {options.image_size}".encode()).hexdigest(), log)
         with chunks.ChunkPool(kept, partial, options.image_size, options.workers, stream) as pool:
             # All that can be wrong with the splits is found while the first photos are being decoded.
-            splits = _splits(kept, options, log)
+            splits = leak_free_splits(
+                kept,
+                seed=options.seed,
+                validation=options.validation,
+                test=options.test,
+                allow_leaks=options.allow_leaks,
+                hint="put both in one split or remove one; --allow-leaks goes on, with scores that are too good",
+                warn=lambda text: log(f"warning: {text}"),
+            )
             # Half a second of imports, which the wait hides.
             from socialtag_jax.shards import metadata
 
@@ -145,7 +153,7 @@ def prepare(
         if images.rejected:
             # What cannot be decoded counts for nothing: not in the vocabulary, nor in any statistics.
             decoded = np.isin(found.photos, kept.positions[images.photos])
-            labels, report = _pruned(found.keep_photos(decoded), options)
+            labels, report = prune_found(found.keep_photos(decoded), options.pruning)
         written = _write_dataset(kept, splits, images, labels, report, final, options, log, stream)
         counts = {"photos": len(listed), "written": written, "rejected": len(images.rejected)}
         counts["left_out"] = counts["photos"] - counts["written"] - counts["rejected"]
@@ -160,16 +168,6 @@ def _in_record_order(photos: PhotoTable, seed: int) -> PhotoTable:
     image_ids = list(photos.image_ids)
     by_id = np.array(sorted(range(len(photos)), key=image_ids.__getitem__), np.int64)
     return photos.take(by_id[np.random.default_rng(seed).permutation(len(photos))])
-
-
-def _pruned(found: Labels, options: PrepareOptions) -> tuple[Labels, list[Step]]:
-    labels, report = prune(normalise(found), options.pruning)
-    report.insert(0, Step.of("as found", found))
-    if not len(labels.rows):
-        last = next((step.rule for step in report if not step.unique_tags), report[-1].rule)
-        where = f"after {last!r}" if options.pruning else "in any photo"
-        raise UserError(f"no tag is left {where}", hint="loosen --pruning, or check the source's tags")
-    return labels, report
 
 
 def _files_state(photos: PhotoTable) -> str:
@@ -205,31 +203,6 @@ def _existing(folder: Path, fingerprint: str, options: PrepareOptions) -> Prepar
         where=folder,
         hint=f"choose another --name or --version than {options.name} {options.version}, or delete the folder",
     )
-
-
-def _splits(photos: PhotoTable, options: PrepareOptions, log: Callable[[str], None]) -> list[str]:
-    groups = content_groups([photo.path for photo in photos])
-    splits = assign_splits(
-        photos,
-        seed=options.seed,
-        validation=options.validation,
-        test=options.test,
-        groups=groups,
-        warn=lambda text: log(f"warning: {text}"),
-    )
-    leaks = find_leaks(groups, splits)
-    if leaks:
-        first, second = leaks[0]
-        message = (
-            f"the same photo stands in two splits ({len(leaks)} such pairs): "
-            f"{photos[first].image_id} ({splits[first]}) and {photos[second].image_id} ({splits[second]}) "
-            "are byte-identical"
-        )
-        if not options.allow_leaks:
-            hint = "put both in one split or remove one; --allow-leaks goes on, with scores that are too good"
-            raise UserError(message, where=photos[first].where or None, hint=hint)
-        log(f"warning: {message}; going on because of --allow-leaks")
-    return splits
 
 
 def _open_partial(partial: Path, plan: str, log: Callable[[str], None]) -> None:

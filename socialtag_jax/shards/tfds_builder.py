@@ -1,8 +1,8 @@
 """What the TFDS builders in `tfrecords/` have in common: photos of a source -> splits, vocabulary, examples.
 
 What `tfds build` writes with them is what `prepare` writes (features, canonical images, splits, labels, `rejects.csv`),
-but for statistics, indexes and manifest, and with records in TFDS's own order. The vocabulary counts the tags of all
-photos, those that turn out not to be decodable included.
+but for statistics, indexes and manifest, and with records in TFDS's own order. Pruning counts the tags of all photos,
+those that turn out not to be decodable included.
 """
 
 import abc
@@ -12,7 +12,7 @@ import importlib.util
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.file_adapters import FileFormat
 
 from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.pruning import prune_found, table
+from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards import metadata, tfds_examples
 from socialtag_jax.shards.dataset import REJECTS
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.shards.tfds_examples import PlannedPhoto, Reject
 from socialtag_jax.sources.photo import Photo
 from socialtag_jax.sources.splits import SPLITS, leak_free_splits
-from socialtag_jax.tags import TagVocabulary, build_vocabulary
+from socialtag_jax.sources.table import PhotoTable
+from socialtag_jax.tags import TagVocabulary
 
 _log = logging.getLogger(__name__)
 _PLAN = "plan"
@@ -40,23 +43,19 @@ class TaggedPhotosConfig(tfds.core.BuilderConfig):
     Attributes:
       image_size: the shorter side of the stored images, in pixels.
       seed: of the random split.
-      min_images: drops tags that fewer photos have.
+      pruning: rules that drop tags and photos, as `socialtag prepare --pruning` has them.
       allow_leaks: goes on when byte-identical photos stand in two splits.
       beam: has Apache Beam generate the examples, with the runner that `--beam_pipeline_options` names.
     """
 
     image_size: int = IMAGE_SIZE
     seed: int = 0
-    min_images: int = 1
+    pruning: tuple[str, ...] = ()
     allow_leaks: bool = False
     beam: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, low in (
-            ("image_size", self.image_size, 32),
-            ("seed", self.seed, 0),
-            ("min_images", self.min_images, 1),
-        ):
+        for name, value, low in (("image_size", self.image_size, 32), ("seed", self.seed, 0)):
             if value < low:
                 raise UsageError(f"{name} is {value}, expected at least {low}", where="--config")
 
@@ -71,12 +70,8 @@ class TaggedPhotosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     CITATION: str | None = None
 
     @abc.abstractmethod
-    def _read(self, folder: Path) -> Sequence[Photo]:
+    def _read(self, folder: Path) -> Iterable[Photo]:
         """The photos in `--manual_dir`, with unique image ids."""
-
-    def _vocabulary(self, photos: Sequence[Photo]) -> TagVocabulary:
-        """The tags that the data set keeps."""
-        return build_vocabulary((photo.tags for photo in photos), min_images=self.builder_config.min_images)
 
     @property
     def builder_config(self) -> Any:
@@ -94,9 +89,12 @@ class TaggedPhotosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         self._check_packages()
-        photos = self._read(Path(dl_manager.manual_dir).absolute())
+        photos = PhotoTable(self._read(Path(dl_manager.manual_dir).absolute()))
         if not photos:
             raise UserError("the source has no photos", where=dl_manager.manual_dir)
+        labels, report = prune_found(photos.labels(), parse_pruning(self.builder_config.pruning))
+        _log.info("pruning:\n%s", table(report))
+        photos = photos.take(labels.photos)
         splits = leak_free_splits(
             photos,
             seed=self.builder_config.seed,
@@ -104,13 +102,11 @@ class TaggedPhotosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             hint="put both in one split or remove one; allow_leaks in --config goes on, with scores that are too good",
             warn=_log.warning,
         )
-        vocabulary = self._vocabulary(photos)
-        if not len(vocabulary):
-            raise UserError("no tag is left", where=dl_manager.manual_dir, hint="lower min_images in --config")
-        self._name_labels(vocabulary)
+        labels = labels.in_vocabulary_order()
+        self._name_labels(labels.vocabulary())
         planned: defaultdict[str, list[PlannedPhoto]] = defaultdict(list)
-        for photo, split in zip(photos, splits, strict=True):
-            tags = vocabulary.encode(photo.tags)
+        all_tags = (labels.of(position) for position in photos.positions.tolist())
+        for photo, split, tags in zip(photos, splits, all_tags, strict=True):
             planned[split].append(PlannedPhoto(str(photo.path), photo.image_id, tags, photo.where))
         self._planned = {split: len(planned[split]) for split in SPLITS if planned[split]}
         self._rejects: list[Reject] = []

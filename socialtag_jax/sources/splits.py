@@ -18,13 +18,22 @@ SPLITS = ("train", "validation", "test")
 
 
 def leak_free_splits(
-    photos: Sequence[Photo], *, seed: int, allow_leaks: bool, hint: str, warn: Callable[[str], None]
+    photos: Sequence[Photo],
+    *,
+    seed: int,
+    validation: float = 0.1,
+    test: float = 0.1,
+    allow_leaks: bool,
+    hint: str,
+    warn: Callable[[str], None],
 ) -> list[str]:
     """`assign_splits` by the files' content: identical files are in one split, or the source's splits are refused.
 
     Args:
       photos: with unique image ids.
       seed: of the random choices.
+      validation: as `assign_splits` has it.
+      test: as well.
       allow_leaks: goes on, with a warning, when byte-identical photos stand in two splits.
       hint: says how to allow leaks.
       warn: takes one line of text at a time.
@@ -36,7 +45,7 @@ def leak_free_splits(
       UserError: byte-identical photos stand in two splits, or as `assign_splits`.
     """
     groups = content_groups([photo.path for photo in photos])
-    splits = assign_splits(photos, seed=seed, groups=groups, warn=warn)
+    splits = assign_splits(photos, seed=seed, validation=validation, test=test, groups=groups, warn=warn)
     leaks = find_leaks(groups, splits)
     if leaks:
         first, second = leaks[0]

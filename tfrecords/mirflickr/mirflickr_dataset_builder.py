@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from socialtag_jax.shards.tfds_builder import TaggedPhotosBuilder, TaggedPhotosConfig
@@ -14,7 +14,7 @@ from socialtag_jax.sources.photo import Photo
 class MirflickrConfig(TaggedPhotosConfig):
     """`TaggedPhotosConfig`, with the defaults of a large set."""
 
-    min_images: int = 101
+    pruning: tuple[str, ...] = ("mirflickr",)
     beam: bool = True
 
 
@@ -34,8 +34,8 @@ class Builder(TaggedPhotosBuilder):
         "--manual_dir is the folder of images/ and tags/ (MIRFLICKR-1M), or of im1.jpg and meta/ (MIRFLICKR-25k)."
     )
     BUILDER_CONFIGS = [  # noqa: RUF012
-        MirflickrConfig(name="default", description="Tags of more than 100 photos.")
+        MirflickrConfig(name="default", description="No camera makers, no digits, tags of more than 100 photos.")
     ]
 
-    def _read(self, folder: Path) -> Sequence[Photo]:
-        return list(mirflickr.read(folder, warn=logging.getLogger(__name__).warning))
+    def _read(self, folder: Path) -> Iterator[Photo]:
+        return mirflickr.read(folder, warn=logging.getLogger(__name__).warning)
