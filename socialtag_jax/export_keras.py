@@ -18,7 +18,7 @@ def write_model(model: TagPredictor, params: Mapping[str, Mapping[str, np.ndarra
 
     RGB photos of 0..255 go in (float32 or uint8 [batch, size, size, 3]), probabilities come out (float32
     [batch, n_tags]). Preprocessing is inside; all layers are Keras's own, so that `keras.saving.load_model(path)` loads
-    the file under any backend, in its safe mode, without this package.
+    the file in its safe mode, without this package, whatever its backend.
 
     Args:
       model: sizes and dropout rate.
@@ -42,15 +42,15 @@ def import_keras() -> Any:
         os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
         return importlib.import_module("keras")
-    except ImportError as error:
-        if error.name == "keras":
-            what, hint = "writing it needs the package keras, which is not installed", "socialtag-jax[keras]"
-            raise UserError(what, where="model.keras", hint=f"pip install '{hint}'") from None
-        backend = os.environ.get("KERAS_BACKEND")
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ImportError) and error.name == "keras":
+            raise UserError(
+                "writing a .keras file needs the package keras, which is not installed",
+                hint="pip install 'socialtag-jax[keras]'",
+            ) from None
         raise UserError(
-            f"Keras cannot be imported with KERAS_BACKEND={backend}: {error}",
-            where="model.keras",
-            hint="KERAS_BACKEND=jax needs nothing more than this package",
+            f"Keras cannot be imported with KERAS_BACKEND={os.environ.get('KERAS_BACKEND')}: {error}",
+            hint="KERAS_BACKEND=jax needs no other package",
         ) from error
 
 

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +69,9 @@ def test_a_whole_model_from_each_kind_of_file(
 
 def test_a_trained_and_compiled_model(params: LayerParams, folder: Path):
     """Adam's moments, which have the weights' shapes, are in the file too, and are not taken for layers."""
-    model: Any = keras_peer.thesis_model(params, SIZE, names=("hidden", "tags"))
+    model = keras_peer.thesis_model(params, SIZE, names=("hidden", "tags"))
+    for layer in model.layers[:19]:
+        layer.trainable = False
     model.compile(optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
@@ -84,10 +85,9 @@ def test_a_trained_and_compiled_model(params: LayerParams, folder: Path):
             np.testing.assert_array_equal(loaded[ours]["bias"], bias)
 
 
-@pytest.mark.parametrize("nested", [False, True], ids=["functional", "nested"])
-def test_logits_of_real_photos(nested: bool, params: LayerParams, shared_data: Path):
-    photos = keras_peer.corel_photos(shared_data / "corel5k.zip", 4, 224)
-    model = keras_peer.thesis_model(params, 224, nested=nested, activation=None)
+def test_logits_of_real_photos(params: LayerParams, shared_data: Path):
+    photos = keras_peer.corel_photos(shared_data / "corel5k.zip", 3, 224)
+    model = keras_peer.thesis_model(params, 224, activation=None)
     assert_close(our_logits(params, photos), np.asarray(model(keras_peer.preprocessed(photos), training=False)))
 
 
