@@ -7,6 +7,7 @@ import jax
 import optax
 
 from socialtag_jax.config import Experiment, Stage
+from socialtag_jax.keras_adam import scale_by_keras_adam
 from socialtag_jax.model import trainable_layers
 
 ParamsLike = Mapping[str, Mapping[str, Any]]
@@ -31,7 +32,10 @@ def labels(params: ParamsLike, freeze_layers: int) -> dict[str, dict[str, str]]:
 def make_optimizer(experiment: Experiment, stage: Stage, params: ParamsLike) -> optax.GradientTransformation:
     """The optimizer of a stage, for parameters (or their shapes) of this structure."""
     config = experiment.optimizer
-    adam = optax.adam(experiment.learning_rate(stage), b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+    adam = optax.chain(
+        scale_by_keras_adam(config.beta1, config.beta2, config.epsilon),
+        optax.scale_by_learning_rate(experiment.learning_rate(stage)),
+    )
     # `optax.masked` alone would hand the raw gradients of frozen leaves through as updates.
     return optax.partition({"trainable": adam, "frozen": optax.set_to_zero()}, labels(params, stage.freeze_layers))
 

@@ -35,13 +35,17 @@ FILE_KINDS: tuple[FileKind, ...] = ("model .keras", "model .h5", "weights .weigh
 
 
 def he_params(n_tags: int, hidden_units: int = 512) -> LayerParams:
-    """Random parameters of the whole model, after He: activations keep the size that those of trained weights have."""
+    """Random parameters of the whole model, after He: activations keep the size that those of trained weights have.
+
+    The last layer's are smaller, so that photos' probabilities are spread between 0 and 1.
+    """
     rng = np.random.default_rng(0)
     shapes = {name: layer.kernel_shape for name, layer in CONVOLUTIONS.items()}
     shapes |= dict(zip(HEAD_LAYERS, [(512, hidden_units), (hidden_units, n_tags)], strict=True))
+    gains = dict.fromkeys(shapes, 1.0) | {HEAD_LAYERS[1]: 1 / 50}
     return {
         name: {
-            "kernel": rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32),
+            "kernel": rng.normal(0, gains[name] * np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32),
             "bias": rng.normal(0, 0.1, shape[-1]).astype(np.float32),
         }
         for name, shape in shapes.items()
@@ -143,6 +147,7 @@ def corel_photos(archive: Path, count: int, size: int) -> np.ndarray:
         for number, row in enumerate(rows[:: len(rows) // count][:count]):
             data = np.frombuffer(corel.read(f"corel5k/{row['path']}"), np.uint8)
             photo = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+            assert photo is not None
             images[number] = cv2.resize(photo, (size, size), interpolation=cv2.INTER_LINEAR)
     return images
 
@@ -166,18 +171,30 @@ class Steps:
     keras: LayerParams
 
 
-def adam_steps(freeze_layers: int, *, steps: int = 10, size: int = 48, n_tags: int = 7, rows: int = 8) -> Steps:
-    """Trains the thesis's model on random images without dropout, here and in Keras, its first layers frozen."""
+def random_steps(freeze_layers: int, *, steps: int = 10, size: int = 48, n_tags: int = 7, rows: int = 8) -> Steps:
+    """`adam_steps` from random parameters on random images."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (steps, rows, size, size, 3), np.uint8)
+    targets = (rng.random((steps, rows, n_tags)) < 0.3).astype(np.float32)
+    return adam_steps(he_params(n_tags), images, targets, freeze_layers)
+
+
+def adam_steps(start: LayerParams, images: np.ndarray, targets: np.ndarray, freeze_layers: int) -> Steps:
+    """Trains the thesis's model without dropout, here and in Keras, its first layers frozen.
+
+    Args:
+      start: parameters at the start.
+      images: uint8 [steps, rows, size, size, 3].
+      targets: float32 [steps, rows, n_tags], 0 or 1.
+      freeze_layers: of VGG16's 19.
+    """
     rate = 1e-4
-    start = he_params(n_tags)
+    steps, rows, n_tags = targets.shape
+    size = images.shape[2]
     model = thesis_model(start, size, dropout=0.0, activation=None)
     for layer in model.layers[:freeze_layers]:
         layer.trainable = False
     model.compile(optimizer=keras.optimizers.Adam(rate), loss=weighted_loss)
-
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (steps, rows, size, size, 3), np.uint8)
-    targets = (rng.random((steps, rows, n_tags)) < 0.3).astype(np.float32)
 
     experiment = Experiment(name="parity", model=Model(input_size=size), optimizer=Optimizer(learning_rate=rate))
     devices = Devices(jax.local_devices()[:1])
@@ -203,5 +220,8 @@ def adam_steps(freeze_layers: int, *, steps: int = 10, size: int = 48, n_tags: i
         batch = {"images": images[number][None], "tag_ids": tag_ids, "weight": np.ones((1, rows), np.float32)}
         state, sums = step(state, devices.shard(batch))
         losses.append((float(sums["loss"]) / rows, float(keras_loss)))
-    ends = {name: dict(zip(("kernel", "bias"), model.get_layer(name).get_weights(), strict=True)) for name in start}
+    ends: LayerParams = {
+        name: {"kernel": np.asarray(layer.kernel), "bias": np.asarray(layer.bias)}
+        for name, layer in ((name, model.get_layer(name)) for name in start)
+    }
     return Steps(losses[0], rate, start, jax.tree.map(np.asarray, state.params), ends)

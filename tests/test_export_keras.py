@@ -71,7 +71,7 @@ def test_a_fresh_keras_says_what_the_bundle_says(bundle: Path, trained: TrainedM
     """Tolerance: 1e-5 of a probability, float32 sums in another order. uint8 and float pixels are the same to it."""
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
     expected = Tagger.load(bundle).probabilities(images)
-    assert expected.std() > 0.05
+    assert np.mean((expected > 0.01) & (expected < 0.99)) > 0.5
     np.save(tmp_path / "images.npy", np.concatenate([images, images[::-1]]).astype(np.float32))
     command = [sys.executable, "-c", IN_A_FRESH_PROCESS, bundle, tmp_path / "images.npy", tmp_path / "outputs.npy"]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}

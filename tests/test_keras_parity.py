@@ -93,12 +93,11 @@ def test_logits_of_real_photos(params: LayerParams, shared_data: Path):
 
 @pytest.mark.parametrize("freeze_layers", [19, 16])
 def test_ten_steps_of_keras(freeze_layers: int):
-    """Tolerance: a hundredth of the way that ten Adam steps of 1e-4 can go, for all but one parameter in 200.
+    """Tolerance: 1/500 of the way that ten Adam steps of 1e-4 can go, for every single parameter.
 
-    (Adam divides each gradient by its own size: where one is near zero, rounding and epsilon decide where it goes.)
-    Half of all parameters agree to 1e-7.
+    Many gradients are as small as Adam's epsilon here, so that it matters where that is added.
     """
-    result = keras_peer.adam_steps(freeze_layers)
+    result = keras_peer.random_steps(freeze_layers)
     ours, theirs = result.first_losses
     assert ours == pytest.approx(theirs, rel=1e-4)
     trained = {"block5_conv2", "block5_conv3", *HEAD_LAYERS} if freeze_layers == 16 else set(HEAD_LAYERS)
@@ -108,7 +107,5 @@ def test_ten_steps_of_keras(freeze_layers: int):
             if layer not in trained:
                 assert found.tobytes() == before.tobytes() == expected.tobytes()
                 continue
-            assert np.abs(expected - before).max() > result.learning_rate
-            difference = np.abs(found - expected)
-            assert np.mean(difference > 0.01 * 10 * result.learning_rate) < 5e-3, f"{layer}/{name}"
-            assert np.median(difference) < 1e-7, f"{layer}/{name}"
+            assert np.abs(expected - before).max() > 0.1 * result.learning_rate
+            assert np.abs(found - expected).max() < 2e-6, f"{layer}/{name}"

@@ -1,7 +1,7 @@
 """The tag head in weight files: which layers are one, which are not, and what training makes of it."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -107,7 +107,7 @@ def test_a_head_around_the_vgg16_in_the_old_layout(params: LayerParams, folder: 
     ids=["fc1, fc2, predictions", "flattened", "broken chain", "one layer", "three layers", "no bias"],
 )
 def test_other_classifiers_are_ignored_and_named(
-    others: Mapping[str, Tensors], ignored: str, params: LayerParams, folder: Path
+    others: dict[str, Tensors], ignored: str, params: LayerParams, folder: Path
 ) -> None:
     path = save_keras_2(folder / "vgg16.h5", params | others)
     assert_equal(load_weights(path), params)
