@@ -99,13 +99,16 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     preview.add_argument("--columns", type=_positive, default=6, help="default 6")
     preview.add_argument("--seed", type=_not_negative, default=0, help="of the choice and the augmentation (default 0)")
 
-    weights = add("weights", None, "Get or convert VGG16 convolution weights.")
+    weights = add("weights", None, "Get or convert VGG16 weights.")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", help="fetch ImageNet weights into the cache", allow_abbrev=False)
     fetch.set_defaults(run=_weights_fetch)
     convert = actions.add_parser(
         "convert",
         help="convert a weight file (.h5, .keras, .weights.h5, .safetensors, .onnx, .npz)",
+        description="Writes VGG16's convolutions, and the tag head if the file has one: two dense layers from 512 "
+        "features to tags. The tags' names are not in the file: to train on from a head, the data set's "
+        "tags.labels.txt must list them in the same order.",
         allow_abbrev=False,
     )
     convert.add_argument("file", type=Path, help="the file to convert; pickles (.pt, .pth, .pkl) are refused")
@@ -145,6 +148,14 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     export = add("export", _export, "Export a run's checkpoint as a bundle that suggests tags.")
     export.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder")
     export.add_argument("--output", type=Path, required=True, help="the bundle's folder; must not exist")
+    export.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("stablehlo", "keras"),
+        default=["stablehlo"],
+        help="stablehlo (default), which the bundle's own loader needs, is always written; "
+        "keras adds model.keras, for keras.saving.load_model",
+    )
     _add_checkpoint(export)
 
     predict = add("predict", _predict, "Suggest tags for photos.")
@@ -328,7 +339,7 @@ def _weights_fetch(_: argparse.Namespace) -> int:
 def _weights_convert(options: argparse.Namespace) -> int:
     from socialtag_jax import pretrained
 
-    pretrained.convert(options.file, options.output)
+    pretrained.convert(options.file, options.output, log=log)
     print(options.output)
     return 0
 
@@ -410,7 +421,7 @@ def _export(options: argparse.Namespace) -> int:
     from socialtag_jax.parallel import Devices
 
     model = trained.load(options.run_folder, options.checkpoint, Devices(), log=log)
-    export_bundle(model, options.output)
+    export_bundle(model, options.output, keras="keras" in options.formats)
     log(f"exported step {model.step} of {options.run_folder}")
     print(options.output)
     return 0

@@ -140,7 +140,8 @@ class Optimizer:
     beta2: float = 0.999
     """Adam: decay of the mean of squared gradients."""
     epsilon: float = 1e-7
-    """Adam: added to the root of the mean of squared gradients; Keras's default."""
+    """Adam: added to the root of the mean of squared gradients, before its bias is corrected; where and as large as in
+    Keras."""
     momentum: float = 0.0
     """SGD: decay of the sum of gradients, 0 to below 1. The learning rate multiplies that sum."""
     nesterov: bool = False
@@ -238,7 +239,8 @@ class Experiment:
     seed: int = 0
     """Of initial parameters, data order, augmentation and dropout."""
     weights: str = "imagenet"
-    """Where the convolutions start from: `imagenet` (fetched once), `random`, or a weight file."""
+    """Where the convolutions start from: `imagenet` (fetched once), `random`, or a weight file, whose tag head is taken
+    over too where its sizes fit."""
     stages: tuple[Stage, ...] = (Stage(),)
     """Run one after the other."""
     model: Model = field(default_factory=Model)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import export
 from safetensors.numpy import save
 
-from socialtag_jax import files, tagger
+from socialtag_jax import export_keras, files, tagger
 from socialtag_jax.errors import UserError
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.trained import TrainedModel, inference
@@ -20,28 +20,35 @@ from socialtag_jax.trained import TrainedModel, inference
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_bundle(trained: TrainedModel, output: Path) -> None:
+def export_bundle(trained: TrainedModel, output: Path, *, keras: bool = False) -> None:
     """Writes a bundle, whole or not at all.
 
     Preprocessing is inside the exported function, which computes as evaluation does (`trained.inference`).
 
+    Args:
+      trained: what to export.
+      output: the bundle's folder.
+      keras: adds the model as a `.keras` file (see `export_keras`), which the bundle's own loader does not need.
+
     Raises:
-      UserError: `output` exists.
+      UserError: `output` exists, or Keras is asked for and cannot be imported.
     """
     if output.exists():
         raise UserError("exists already", where=output, hint="choose another --output, or delete it")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _write_bundle(trained, partial)
+        _write_bundle(trained, partial, keras=keras)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_bundle(trained: TrainedModel, folder: Path) -> None:
+def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
     experiment = trained.config.experiment
     params = jax.tree.map(np.asarray, trained.params)
+    if keras:
+        export_keras.write_model(trained.model, params, experiment.model.input_size, folder / tagger.KERAS)
     size = experiment.model.input_size
     scores = inference(trained)
 

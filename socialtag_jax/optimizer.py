@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from socialtag_jax.config import Experiment, Schedule, Stage
+from socialtag_jax.keras_adam import scale_by_keras_adam
 from socialtag_jax.model import Params, trainable_layers
 
 ParamsLike = Mapping[str, Mapping[str, Any]]
@@ -61,7 +62,7 @@ def make_optimizer(
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     if config.kind == "adam":
-        parts.append(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon))
+        parts.append(scale_by_keras_adam(config.beta1, config.beta2, config.epsilon))
     elif config.momentum:
         parts.append(optax.trace(config.momentum, config.nesterov))
     if config.weight_decay:

@@ -1,7 +1,7 @@
-"""VGG16's convolutions from weight files of other libraries, checked, as parameters for `model.TagPredictor`.
+"""VGG16's convolutions, and a tag head, from weight files of other libraries, checked, for `model.TagPredictor`.
 
-One canonical layout comes out, whatever went in: layer names as in Keras, kernels H, W, I, O, float32, for BGR input
-less ImageNet's mean colour. The canonical file is `.safetensors` with keys such as `block1_conv1/kernel`.
+One canonical layout comes out, whatever went in: our layer names, which are Keras's, kernels H, W, I, O, float32, for
+BGR input less ImageNet's mean colour. The canonical file is `.safetensors` with keys such as `block1_conv1/kernel`.
 
 The ImageNet weights are the work of the Visual Geometry Group, University of Oxford (Simonyan and Zisserman, 2014),
 published under CC BY 4.0: https://www.robots.ox.ac.uk/~vgg/research/very_deep/
@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,18 @@ from safetensors.numpy import save
 
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
-from socialtag_jax.model import CONVOLUTIONS, Layer
+from socialtag_jax.model import CONVOLUTIONS, HEAD_LAYERS, Layer
 from socialtag_jax.weight_files import formats
 from socialtag_jax.weight_files.contents import WeightFile
 from socialtag_jax.weight_files.download import SOURCES, Source
 from socialtag_jax.weight_files.input_space import fold
+from socialtag_jax.weight_files.layers import POOLED_FEATURES
 
-ConvolutionParams = dict[str, dict[str, np.ndarray]]
-"""The 13 convolutions in order -> {"kernel": float32 [3, 3, in, out], "bias": float32 [out]}."""
+LayerParams = dict[str, dict[str, np.ndarray]]
+"""The 13 convolutions in order, then the head's two layers where there is a head, -> {"kernel", "bias"}, float32.
+
+A convolution's kernel is [3, 3, in, out], a dense layer's [in, out]; a bias is [out].
+"""
 
 IMAGENET_FINGERPRINT = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
 """Of the Visual Geometry Group's weights, as Keras publishes them."""
@@ -46,13 +50,17 @@ _KEEP_VGG16 = "keep VGG16's 13 convolutions only; its classifier (fc1, fc2, pred
 _OTHER_WAYS = "go on with --weights FILE (a VGG16 weight file that you have) or --weights random (no pretraining)"
 
 
-def load_weights(path: Path) -> ConvolutionParams:
-    """Reads VGG16's convolutions from a weight file.
+def load_weights(path: Path) -> LayerParams:
+    """Reads VGG16's convolutions from a weight file, and the tag head if it has one.
 
     Formats: Keras `.h5`, `.weights.h5` and `.keras`; torchvision's and timm's names in `.safetensors` and `.onnx`;
     Keras's in `.onnx`; `block1_conv1/kernel` in `.npz` and `.safetensors`, the latter as `save_weights` writes it.
-    Known classifiers are ignored. PyTorch's input normalisation is folded into the first convolution; the result is
-    equal except at the photo's edge, by less than half a grey level (see `weight_files.input_space`).
+    PyTorch's input normalisation is folded into the first convolution; the result is equal except at the photo's edge,
+    by less than half a grey level (see `weight_files.input_space`).
+
+    A head is two dense layers of whatever name, 512 features -> hidden units -> tags, beside or around VGG16 and with
+    no other layers that have weights. What lies between (relu, dropout) is not in the weights, nor are the tags' names.
+    ONNX's and PyTorch's are not read. Known classifiers (fc1, fc2, predictions) are ignored.
 
     Args:
       path: the file; its content decides the format.
@@ -61,18 +69,37 @@ def load_weights(path: Path) -> ConvolutionParams:
       UserError: no weight file, a pickle, a layer missing, extra, of a wrong shape or dtype, with its axes in another
         library's order, or with values that are not finite. It names the file, the layer, and both shapes.
     """
+    return _checked(formats.read(path), path)
+
+
+def load_starting_weights(path: Path, *, hidden_units: int, n_tags: int, log: Callable[[str], None]) -> LayerParams:
+    """What a model can start from in a weight file: the 13 convolutions, and the head where it has the model's sizes.
+
+    Args:
+      path: the file.
+      hidden_units: of the model.
+      n_tags: of the model.
+      log: takes one line, which says whether the head comes from the file, or why not.
+
+    Raises:
+      UserError: as `load_weights`.
+    """
     contents = formats.read(path)
-    _check_shapes(contents, path)
-    params = {name: _canonical(contents, name, path) for name in CONVOLUTIONS}
-    _refuse_rotated(params, path)
-    return params
+    params = _checked(contents, path)
+    found, wanted = _head_sizes(params), (hidden_units, n_tags)
+    if found == wanted:
+        log(f"weights: {path}: convolutions and head; its {n_tags} tags are taken to be in the data set's order")
+        return params
+    why = f"the file's has {_count(found)}, the model {_count(wanted)}" if found else _no_head(contents)
+    log(f"weights: {path}: convolutions; the head starts fresh: {why}")
+    return {layer: params[layer] for layer in CONVOLUTIONS}
 
 
-def save_weights(params: ConvolutionParams, path: Path, *, source: str = "unknown") -> None:
+def save_weights(params: LayerParams, path: Path, *, source: str = "unknown") -> None:
     """Writes the canonical `.safetensors` file, atomically.
 
     Args:
-      params: all 13 convolutions.
+      params: all 13 convolutions, and both layers of the head or none.
       path: ends in `.safetensors`.
       source: where they come from, for the file's metadata; for the ImageNet weights it is added whose they are.
 
@@ -89,27 +116,61 @@ def save_weights(params: ConvolutionParams, path: Path, *, source: str = "unknow
         "fingerprint": content,
         "licence": IMAGENET_LICENCE if content == IMAGENET_FINGERPRINT else "that of the source",
     }
+    tensors = {f"{layer}/{leaf}": array for layer, leaf, array in _arrays(params, list(params))}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not `save_file`, which leaves the file readable by its owner alone: caches are shared.
-        files.write_bytes(path, save({f"{layer}/{leaf}": array for layer, leaf, array in _arrays(params)}, metadata))
+        files.write_bytes(path, save(tensors, metadata))
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror or error}", where=path) from error
 
 
-def convert(source: Path, output: Path) -> None:
-    """Reads any supported weight file and writes the canonical one.
+def convert(source: Path, output: Path, *, log: Callable[[str], None]) -> None:
+    """Reads any supported weight file and writes the canonical one; one line to `log` says what was in it.
 
     Raises:
       UserError: as `load_weights` and `save_weights`.
     """
-    save_weights(load_weights(source), output, source=source.name)
+    contents = formats.read(source)
+    params = _checked(contents, source)
+    save_weights(params, output, source=source.name)
+    head = _head_sizes(params)
+    log(f"{source}: 13 convolutions and " + (f"a head: {_count(head)}" if head else f"no head: {_no_head(contents)}"))
+
+
+def _checked(contents: WeightFile, path: Path) -> LayerParams:
+    _check_shapes(contents, path)
+    params = {name: _canonical(contents, name, path) for name in CONVOLUTIONS}
+    _refuse_rotated(params, path)
+    for key, array in contents.head.items():
+        _check_values(array, _label(contents, key), path)
+    if contents.head:
+        for layer in HEAD_LAYERS:
+            leaves = {leaf: contents.head[f"{layer}/{leaf}"] for leaf in ("kernel", "bias")}
+            params[layer] = {leaf: np.ascontiguousarray(array, np.float32) for leaf, array in leaves.items()}
+    return params
+
+
+def _head_sizes(params: LayerParams) -> tuple[int, int] | None:
+    """(hidden units, tags) of the head; None without one."""
+    hidden, logits = HEAD_LAYERS
+    return (params[hidden]["bias"].size, params[logits]["bias"].size) if logits in params else None
+
+
+def _count(sizes: tuple[int, int]) -> str:
+    hidden_units, tags = sizes
+    return f"{hidden_units} hidden units and {tags} tags"
+
+
+def _no_head(contents: WeightFile) -> str:
+    what = f"the file has no two dense layers from {POOLED_FEATURES} features to tags"
+    return what + (f" (ignored: {', '.join(contents.ignored[:4])})" if contents.ignored else "")
 
 
 def fingerprint(params: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """SHA-256, in hexadecimal, over the 26 arrays as little-endian float32: layer by layer, kernel, then bias."""
+    """SHA-256, in hexadecimal, over the convolutions' 26 arrays as little-endian float32: kernel, bias, kernel, …."""
     digest = hashlib.sha256()
-    for _, _, array in _arrays(params):
+    for _, _, array in _arrays(params, CONVOLUTIONS):
         digest.update(array.data)
     return digest.hexdigest()
 
@@ -178,16 +239,18 @@ def _fetch(source: Source, path: Path, log: Callable[[str], None], expected: str
         complete.replace(path)
 
 
-def _load_expected(path: Path, expected: str) -> ConvolutionParams:
+def _load_expected(path: Path, expected: str) -> LayerParams:
     params = load_weights(path)
     if (found := fingerprint(params)) != expected:
         raise UserError(f"these are not the ImageNet weights: fingerprint {found}, expected {expected}", where=path)
     return params
 
 
-def _arrays(params: Mapping[str, Mapping[str, np.ndarray]]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(layer, leaf, array) of the 13 convolutions, in the fingerprint's order, as little-endian float32 in C order."""
-    for layer in CONVOLUTIONS:
+def _arrays(
+    params: Mapping[str, Mapping[str, np.ndarray]], layers: Iterable[str]
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(layer, leaf, array) of these layers, kernel before bias, as little-endian float32 in C order."""
+    for layer in layers:
         for leaf in ("kernel", "bias"):
             yield layer, leaf, np.ascontiguousarray(params[layer][leaf], "<f4")
 
@@ -253,9 +316,9 @@ def _label(contents: WeightFile, key: str) -> str:
 
 
 def _canonical(contents: WeightFile, layer: str, path: Path) -> dict[str, np.ndarray]:
-    """One layer's tensors, of the right shape, as float32 in our layout and for our input."""
+    """One convolution's tensors, of the right shape, as float32 in our layout and for our input."""
     for leaf in ("kernel", "bias"):
-        _check_values(contents, f"{layer}/{leaf}", path)
+        _check_values(contents.tensors[f"{layer}/{leaf}"], _label(contents, f"{layer}/{leaf}"), path)
     kernel, bias = contents.tensors[f"{layer}/kernel"], contents.tensors[f"{layer}/bias"]
     kernel = kernel.transpose([contents.kernel_axes.index(axis) for axis in "HWIO"])
     if contents.inputs is not None and layer == _FIRST:
@@ -263,23 +326,20 @@ def _canonical(contents: WeightFile, layer: str, path: Path) -> dict[str, np.nda
     return {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": np.ascontiguousarray(bias, np.float32)}
 
 
-def _check_values(contents: WeightFile, key: str, path: Path) -> None:
-    array = contents.tensors[key]
+def _check_values(array: np.ndarray, label: str, path: Path) -> None:
     if array.dtype.name not in _FLOATS:
-        raise UserError(
-            f"{_label(contents, key)} has dtype {array.dtype}, expected one of {', '.join(_FLOATS)}", where=path
-        )
+        raise UserError(f"{label} has dtype {array.dtype}, expected one of {', '.join(_FLOATS)}", where=path)
     with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite, and is counted
         bad = array.size - np.count_nonzero(np.isfinite(array.astype(np.float32, copy=False)))
     if bad:
         raise UserError(
-            f"{_label(contents, key)} has {bad} of {array.size} values that are not finite (NaN or infinite)",
+            f"{label} has {bad} of {array.size} values that are not finite (NaN or infinite)",
             where=path,
             hint="the training that wrote it had diverged; use an earlier checkpoint",
         )
 
 
-def _refuse_rotated(params: ConvolutionParams, path: Path) -> None:
+def _refuse_rotated(params: LayerParams, path: Path) -> None:
     """Refuses the ImageNet weights as Theano wants them: axes in our order, kernels rotated by 180 degrees.
 
     Their shapes are the right ones, so that only the values can tell.

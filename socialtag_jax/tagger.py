@@ -18,6 +18,8 @@ from socialtag_jax.tags import TagVocabulary
 
 FORMAT_VERSION = 1
 TAGGER, TAGS, STABLEHLO, PARAMS = "tagger.json", "tags.txt", "model.stablehlo", "params.safetensors"
+KERAS = "model.keras"
+"""Not in every bundle, and not needed here."""
 _MAX_BATCH = 32
 _EXPORT = "export the run again with `socialtag export`"
 

@@ -74,14 +74,14 @@ class TrainResult:
 
 
 def initial_params(model: TagPredictor, experiment: Experiment, log: Callable[[str], None]) -> Params:
-    """Fresh head parameters, and convolutions from where `experiment.weights` says."""
+    """Fresh parameters, and in their place what `experiment.weights` has: convolutions, and perhaps a head."""
     params = init_params(model, jax.random.key(experiment.seed), experiment.model.input_size)
     if experiment.weights == "random":
         log("weights: random (no pretrained convolutions)")
         return params
     path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else Path(experiment.weights)
-    log(f"weights: {path}")
-    return {**params, **jax.tree.map(jnp.asarray, pretrained.load_weights(path))}
+    loaded = pretrained.load_starting_weights(path, hidden_units=model.hidden_units, n_tags=model.n_tags, log=log)
+    return {**params, **jax.tree.map(jnp.asarray, loaded)}
 
 
 def _rate_text(experiment: Experiment, stage: Stage) -> str:

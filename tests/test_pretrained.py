@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from socialtag_jax import pretrained
 from socialtag_jax.errors import UserError
-from socialtag_jax.pretrained import ConvolutionParams, load_weights
+from socialtag_jax.pretrained import LayerParams, load_weights
 from tests.weight_writers import (
     Tensors,
     assert_equal,
@@ -34,7 +34,7 @@ from tests.weight_writers import (
 
 
 @pytest.fixture(scope="module")
-def params() -> ConvolutionParams:
+def params() -> LayerParams:
     return random_params()
 
 
@@ -48,7 +48,7 @@ def folder() -> Iterator[Path]:
 # Our own files
 
 
-def test_canonical_file_reads_back(params: ConvolutionParams, folder: Path) -> None:
+def test_canonical_file_reads_back(params: LayerParams, folder: Path) -> None:
     path = folder / "new" / "vgg16.safetensors"
     pretrained.save_weights(params, path, source="a test")
     assert_equal(load_weights(path), params)
@@ -67,29 +67,34 @@ def test_canonical_file_reads_back(params: ConvolutionParams, folder: Path) -> N
         }
 
 
-def test_a_bundles_own_head_is_ignored(params: ConvolutionParams, folder: Path) -> None:
+def test_a_bundles_own_head_is_ignored(params: LayerParams, folder: Path) -> None:
     save_file(flat(params) | {"tags_hidden/kernel": np.zeros((4, 4))}, folder / "params.safetensors")
     assert_equal(load_weights(folder / "params.safetensors"), params)
 
 
-def test_convert(params: ConvolutionParams, folder: Path) -> None:
-    pretrained.convert(save_npz(folder / "vgg16.npz", flat(params)), folder / "vgg16.safetensors")
+def test_convert(params: LayerParams, folder: Path) -> None:
+    lines: list[str] = []
+    source = save_npz(folder / "vgg16.npz", flat(params))
+    pretrained.convert(source, folder / "vgg16.safetensors", log=lines.append)
+    assert lines == [
+        f"{source}: 13 convolutions and no head: the file has no two dense layers from 512 features to tags"
+    ]
     assert_equal(load_weights(folder / "vgg16.safetensors"), params)
 
 
-def test_canonical_file_has_one_suffix(params: ConvolutionParams, folder: Path) -> None:
+def test_canonical_file_has_one_suffix(params: LayerParams, folder: Path) -> None:
     with pytest.raises(UserError, match=r"out\.h5: the suffix is '\.h5', expected '\.safetensors'"):
         pretrained.save_weights(params, folder / "out.h5")
 
 
-def test_unwritable_output(params: ConvolutionParams, folder: Path) -> None:
+def test_unwritable_output(params: LayerParams, folder: Path) -> None:
     (folder / "file").touch()
     with pytest.raises(UserError, match=r"cannot be written: File exists|cannot be written: Not a directory"):
         pretrained.save_weights(params, folder / "file" / "vgg16.safetensors")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", ">f4"])
-def test_other_float_types_become_float32(dtype: str, params: ConvolutionParams, folder: Path) -> None:
+def test_other_float_types_become_float32(dtype: str, params: LayerParams, folder: Path) -> None:
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     cast = {name: array.astype(kind) for name, array in flat(params).items()}
     if dtype == ">f4":
@@ -101,7 +106,7 @@ def test_other_float_types_become_float32(dtype: str, params: ConvolutionParams,
     assert_equal(load_weights(path), expected)
 
 
-def test_fingerprint_is_of_content_alone(params: ConvolutionParams) -> None:
+def test_fingerprint_is_of_content_alone(params: LayerParams) -> None:
     reordered = {layer: dict(reversed(params[layer].items())) for layer in reversed(params)}
     assert pretrained.fingerprint(reordered) == pretrained.fingerprint(params)
     changed = params | {
@@ -149,7 +154,7 @@ def test_fingerprint_is_of_content_alone(params: ConvolutionParams) -> None:
     ],
 )
 def test_a_layer_that_does_not_fit(
-    key: str, value: np.ndarray | None, words: str, params: ConvolutionParams, folder: Path
+    key: str, value: np.ndarray | None, words: str, params: LayerParams, folder: Path
 ) -> None:
     tensors: Tensors = flat(params)
     tensors.pop(key, None)
@@ -220,7 +225,7 @@ def test_pickles_are_refused_by_suffix(suffix: str, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_content_counts_before_suffix(params: ConvolutionParams, folder: Path) -> None:
+def test_content_counts_before_suffix(params: LayerParams, folder: Path) -> None:
     pretrained.save_weights(params, folder / "vgg16.safetensors")
     (folder / "vgg16.safetensors").rename(folder / "vgg16.bin")
     assert_equal(load_weights(folder / "vgg16.bin"), params)
@@ -244,7 +249,7 @@ def test_html_named_onnx(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras", ".safetensors", ".npz", ".onnx"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-def test_files_cut_short(share: float, suffix: str, params: ConvolutionParams, folder: Path) -> None:
+def test_files_cut_short(share: float, suffix: str, params: LayerParams, folder: Path) -> None:
     path = folder / f"vgg16{suffix}"
     tensors = flat(params)
     if suffix == ".h5":
@@ -260,7 +265,7 @@ def test_files_cut_short(share: float, suffix: str, params: ConvolutionParams, f
     refusal(path, "cannot be read as", "get the file again")
 
 
-def test_damaged_member_of_an_archive(params: ConvolutionParams, folder: Path) -> None:
+def test_damaged_member_of_an_archive(params: LayerParams, folder: Path) -> None:
     path = save_npz(folder / "vgg16.npz", flat(params))
     with path.open("r+b") as file:
         file.seek(1_000_000)

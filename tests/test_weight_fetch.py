@@ -16,7 +16,7 @@ import pytest
 from socialtag_jax import pretrained
 from socialtag_jax.errors import UserError
 from socialtag_jax.model import CONVOLUTIONS
-from socialtag_jax.pretrained import ConvolutionParams, cache_folder, imagenet_weights
+from socialtag_jax.pretrained import LayerParams, cache_folder, imagenet_weights
 from socialtag_jax.weight_files import download
 from socialtag_jax.weight_files.download import Log, Source
 
@@ -24,7 +24,7 @@ CACHED = "vgg16_imagenet.safetensors"
 
 
 @pytest.fixture(scope="module")
-def params() -> ConvolutionParams:
+def params() -> LayerParams:
     """Stand for the ImageNet weights."""
     return {
         name: {
@@ -43,12 +43,12 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def fingerprint(params: ConvolutionParams) -> str:
+def fingerprint(params: LayerParams) -> str:
     return pretrained.fingerprint(params)
 
 
 @pytest.fixture(scope="module")
-def keras_file(params: ConvolutionParams, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def keras_file(params: LayerParams, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Names as in the official file."""
     path = tmp_path_factory.mktemp("keras") / "vgg16.h5"
     with h5py.File(path, "w") as file:
@@ -102,7 +102,7 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def saved(params: ConvolutionParams, name: str = "a copy") -> Source:
+def saved(params: LayerParams, name: str = "a copy") -> Source:
     """A source that has the weights at hand."""
 
     def save(folder: Path, log: Log) -> Path:
@@ -123,7 +123,7 @@ def failing(name: str, reason: str) -> Source:
 # Sources
 
 
-def test_download_from_keras(server: Server, keras_file: bytes, params: ConvolutionParams, tmp_path: Path) -> None:
+def test_download_from_keras(server: Server, keras_file: bytes, params: LayerParams, tmp_path: Path) -> None:
     lines: list[str] = []
     path = download.download_keras(tmp_path, lines.append, url=f"{server.url}/vgg16.h5", md5=md5(keras_file))
     assert path.read_bytes() == keras_file
@@ -201,7 +201,7 @@ def test_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # The cache
 
 
-def test_fetches_once(params: ConvolutionParams, fingerprint: str, folder: Path) -> None:
+def test_fetches_once(params: LayerParams, fingerprint: str, folder: Path) -> None:
     cache, lines = folder / "new" / "cache", []
     path = imagenet_weights(cache, log=lines.append, sources=[saved(params)], expected=fingerprint)
     assert path == cache / CACHED
@@ -213,7 +213,7 @@ def test_fetches_once(params: ConvolutionParams, fingerprint: str, folder: Path)
     assert len(lines) == 1
 
 
-def test_tries_sources_in_order(params: ConvolutionParams, fingerprint: str, folder: Path) -> None:
+def test_tries_sources_in_order(params: LayerParams, fingerprint: str, folder: Path) -> None:
     lines: list[str] = []
     sources = [failing("first", "server is down"), saved(params, "second"), failing("third", "never reached")]
     path = imagenet_weights(folder, log=lines.append, sources=sources, expected=fingerprint)
@@ -222,7 +222,7 @@ def test_tries_sources_in_order(params: ConvolutionParams, fingerprint: str, fol
     assert list(folder.iterdir()) == [path]
 
 
-def test_all_sources_fail(params: ConvolutionParams, fingerprint: str, folder: Path) -> None:
+def test_all_sources_fail(params: LayerParams, fingerprint: str, folder: Path) -> None:
     wrong = params | {"block5_conv3": {**params["block5_conv3"], "bias": np.zeros(512, np.float32)}}
     sources = [failing("first", "server is down"), saved(wrong, "second")]
     with pytest.raises(UserError) as caught:
@@ -240,7 +240,7 @@ def test_all_sources_fail(params: ConvolutionParams, fingerprint: str, folder: P
 
 
 @pytest.mark.parametrize("damage", ["other values", "cut short", "not weights"])
-def test_damaged_cache_is_fetched_again(damage: str, params: ConvolutionParams, fingerprint: str, folder: Path) -> None:
+def test_damaged_cache_is_fetched_again(damage: str, params: LayerParams, fingerprint: str, folder: Path) -> None:
     path = folder / CACHED
     pretrained.save_weights(params, path)
     data = path.read_bytes()
@@ -255,7 +255,7 @@ def test_damaged_cache_is_fetched_again(damage: str, params: ConvolutionParams, 
     assert lines[0].endswith("; fetching again")
 
 
-def test_concurrent_fetches(params: ConvolutionParams, fingerprint: str, folder: Path) -> None:
+def test_concurrent_fetches(params: LayerParams, fingerprint: str, folder: Path) -> None:
     start = threading.Barrier(3)
 
     def fetch(_: int) -> Path:
@@ -269,7 +269,7 @@ def test_concurrent_fetches(params: ConvolutionParams, fingerprint: str, folder:
     assert imagenet_weights(folder, sources=[], expected=fingerprint) == folder / CACHED
 
 
-def test_cache_that_cannot_be_made(params: ConvolutionParams, fingerprint: str, folder: Path) -> None:
+def test_cache_that_cannot_be_made(params: LayerParams, fingerprint: str, folder: Path) -> None:
     (folder / "file").touch()
     with pytest.raises(
         UserError, match=r"cannot get VGG16's ImageNet weights: a copy: .*(Not a directory|File exists)"

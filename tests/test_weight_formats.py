@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from socialtag_jax.model import MEAN_RGB
-from socialtag_jax.pretrained import ConvolutionParams, load_weights
+from socialtag_jax.pretrained import LayerParams, load_weights
 from tests.weight_writers import (
     assert_equal,
     flat,
@@ -32,7 +32,7 @@ from tests.weight_writers import (
 
 
 @pytest.fixture(scope="module")
-def params() -> ConvolutionParams:
+def params() -> LayerParams:
     return random_params()
 
 
@@ -47,7 +47,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def keras_models(params: ConvolutionParams) -> dict[str, Any]:
+def keras_models(params: LayerParams) -> dict[str, Any]:
     """The same VGG16 in the ways in which people build on it."""
     import jax
 
@@ -93,13 +93,11 @@ def save_keras(model: Any, path: Path) -> Path:
 @pytest.mark.parametrize(
     "kind", ["bare", "with its classifier", "nested in Sequential", "nested in Functional", "own head, compiled"]
 )
-def test_keras_files(
-    kind: str, suffix: str, keras_models: dict[str, Any], params: ConvolutionParams, folder: Path
-) -> None:
+def test_keras_files(kind: str, suffix: str, keras_models: dict[str, Any], params: LayerParams, folder: Path) -> None:
     assert_equal(load_weights(save_keras(keras_models[kind], folder / f"vgg16{suffix}")), params)
 
 
-def test_bfloat16_keras_file(params: ConvolutionParams, folder: Path) -> None:
+def test_bfloat16_keras_file(params: LayerParams, folder: Path) -> None:
     path = folder / "vgg16.weights.h5"
     rounded = {
         layer: {leaf: a.astype(ml_dtypes.bfloat16) for leaf, a in leaves.items()} for layer, leaves in params.items()
@@ -125,7 +123,7 @@ def without_layer_names(file: h5py.File) -> None:
 
 
 def test_early_keras_3_files_are_read_in_the_models_order(
-    keras_models: dict[str, Any], params: ConvolutionParams, folder: Path
+    keras_models: dict[str, Any], params: LayerParams, folder: Path
 ) -> None:
     path = save_keras(keras_models["nested in Functional"], folder / "vgg16.weights.h5")
     with h5py.File(path, "r+") as file:
@@ -154,12 +152,12 @@ def test_early_keras_archives_take_names_from_their_config(keras_models: dict[st
 @pytest.mark.parametrize(
     "names", ["{layer}/{leaf}:0", "{layer}_1/{leaf}:0", "{layer}_{letter}_1:0", "{layer}_{letter}"]
 )
-def test_keras_1_and_2_names(names: str, params: ConvolutionParams, folder: Path) -> None:
+def test_keras_1_and_2_names(names: str, params: LayerParams, folder: Path) -> None:
     head = {"fc1": {"kernel": np.zeros((8, 4)), "bias": np.zeros(4)}}
     assert_equal(load_weights(save_keras_2(folder / "vgg16.h5", params | head, names)), params)
 
 
-def test_keras_splits_long_lists_of_names(params: ConvolutionParams, folder: Path) -> None:
+def test_keras_splits_long_lists_of_names(params: LayerParams, folder: Path) -> None:
     path = save_keras_2(folder / "vgg16.h5", params)
     with h5py.File(path, "r+") as file:
         names = list(params)
@@ -168,7 +166,7 @@ def test_keras_splits_long_lists_of_names(params: ConvolutionParams, folder: Pat
     assert_equal(load_weights(path), params)
 
 
-def test_theano_ordered_kernels_are_named_as_such(params: ConvolutionParams, folder: Path) -> None:
+def test_theano_ordered_kernels_are_named_as_such(params: LayerParams, folder: Path) -> None:
     theano = {
         layer: {"kernel": leaves["kernel"][::-1, ::-1].transpose(3, 2, 0, 1), "bias": leaves["bias"]}
         for layer, leaves in params.items()
@@ -181,7 +179,7 @@ def test_theano_ordered_kernels_are_named_as_such(params: ConvolutionParams, fol
     )
 
 
-def test_rotated_imagenet_kernels_are_refused(params: ConvolutionParams, folder: Path) -> None:
+def test_rotated_imagenet_kernels_are_refused(params: LayerParams, folder: Path) -> None:
     kernel = params["block1_conv1"]["kernel"].copy()
     kernel[2, 2, :, 0] = [0.42947057, 0.55037946, 0.4800154]  # published; at [0, 0] in the right file
     path = save_npz(folder / "vgg16.npz", flat(params) | {"block1_conv1/kernel": kernel})
@@ -209,7 +207,7 @@ def test_hdf5_without_keras_layers(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "external storage"])
-def test_hdf5_must_not_reach_into_other_files(kind: str, params: ConvolutionParams, folder: Path) -> None:
+def test_hdf5_must_not_reach_into_other_files(kind: str, params: LayerParams, folder: Path) -> None:
     other = save_keras_2(folder / "other.h5", params)
     path = save_keras_2(folder / "vgg16.h5", params)
     with h5py.File(path, "r+") as file:
@@ -245,7 +243,7 @@ def test_torch_input_normalisation_is_folded_into_the_first_convolution(
     blank_classifier: bool,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    params: ConvolutionParams,
+    params: LayerParams,
     folder: Path,
 ) -> None:
     tensors = torch_tensors(params)
@@ -272,18 +270,18 @@ def test_torch_input_normalisation_is_folded_into_the_first_convolution(
 
 
 @pytest.mark.parametrize("head", ["classifier.0.weight", "classifier.6.bias", "pre_logits.fc1.weight", "head.fc.bias"])
-def test_torch_classifiers_are_ignored(head: str, params: ConvolutionParams, folder: Path) -> None:
+def test_torch_classifiers_are_ignored(head: str, params: LayerParams, folder: Path) -> None:
     save_file(torch_tensors(params) | {head: np.zeros(5, np.float16)}, folder / "model.safetensors")
     assert_equal(load_weights(folder / "model.safetensors"), params, but="block1_conv1")
 
 
-def test_vgg16_with_batch_normalisation(params: ConvolutionParams, folder: Path) -> None:
+def test_vgg16_with_batch_normalisation(params: LayerParams, folder: Path) -> None:
     path = folder / "vgg16_bn.safetensors"
     save_file(torch_tensors(params) | {"features.1.running_mean": np.zeros(64, np.float32)}, path)
     refusal(path, "layer features.1 is a batch normalisation", "vgg16_bn", "use the weights of plain vgg16")
 
 
-def test_torch_vgg19(params: ConvolutionParams, folder: Path) -> None:
+def test_torch_vgg19(params: LayerParams, folder: Path) -> None:
     path = folder / "vgg19.safetensors"
     tensors = torch_tensors(params)
     tensors["features.16.weight"] = tensors.pop("features.17.weight")
@@ -297,7 +295,7 @@ def test_torch_vgg19(params: ConvolutionParams, folder: Path) -> None:
     )
 
 
-def test_torch_names_with_keras_kernels(params: ConvolutionParams, folder: Path) -> None:
+def test_torch_names_with_keras_kernels(params: LayerParams, folder: Path) -> None:
     path = folder / "odd.safetensors"
     save_file(torch_tensors(params) | {"features.0.weight": params["block1_conv1"]["kernel"]}, path)
     refusal(path, "layer block1_conv1: kernel (features.0.weight in the file) has shape (3, 3, 3, 64)", "Keras-ordered")
@@ -306,12 +304,12 @@ def test_torch_names_with_keras_kernels(params: ConvolutionParams, folder: Path)
 # ONNX
 
 
-def test_onnx_from_keras(params: ConvolutionParams, folder: Path) -> None:
+def test_onnx_from_keras(params: LayerParams, folder: Path) -> None:
     tensors = keras_onnx_tensors(params)
     assert_equal(load_weights(save_onnx(folder / "vgg16.onnx", tensors, kernels_of(tensors))), params)
 
 
-def test_onnx_from_torch_equals_the_same_tensors_in_safetensors(params: ConvolutionParams, folder: Path) -> None:
+def test_onnx_from_torch_equals_the_same_tensors_in_safetensors(params: LayerParams, folder: Path) -> None:
     tensors = torch_tensors(params)
     save_file(tensors, folder / "vgg16.safetensors")
     constant = {"val_3": np.zeros(2, np.int64), "classifier.0.weight": np.zeros((4, 8), np.float32)}
@@ -319,7 +317,7 @@ def test_onnx_from_torch_equals_the_same_tensors_in_safetensors(params: Convolut
     assert_equal(load_weights(path), load_weights(folder / "vgg16.safetensors"))
 
 
-def test_onnx_with_values_in_a_file_beside_it(params: ConvolutionParams, folder: Path) -> None:
+def test_onnx_with_values_in_a_file_beside_it(params: LayerParams, folder: Path) -> None:
     tensors = keras_onnx_tensors(params)
     path = save_onnx(folder / "vgg16.onnx", tensors, kernels_of(tensors))
     model = onnx.load(path)
@@ -330,7 +328,7 @@ def test_onnx_with_values_in_a_file_beside_it(params: ConvolutionParams, folder:
     refusal(path, "cannot be read as ONNX", "vgg16.onnx.data")
 
 
-def test_onnx_must_not_reach_outside_its_folder(params: ConvolutionParams, folder: Path) -> None:
+def test_onnx_must_not_reach_outside_its_folder(params: LayerParams, folder: Path) -> None:
     tensors = keras_onnx_tensors(params)
     (folder / "model").mkdir()
     path = save_onnx(folder / "model" / "vgg16.onnx", tensors, kernels_of(tensors))
@@ -342,13 +340,13 @@ def test_onnx_must_not_reach_outside_its_folder(params: ConvolutionParams, folde
     refusal(path, "cannot be read as ONNX", "'../16.onnx.data' points outside the directory")
 
 
-def test_onnx_with_a_foreign_convolution(params: ConvolutionParams, folder: Path) -> None:
+def test_onnx_with_a_foreign_convolution(params: LayerParams, folder: Path) -> None:
     tensors = keras_onnx_tensors(params) | {"stem/kernel": np.zeros((8, 3, 3, 3), np.float32)}
     path = save_onnx(folder / "vgg16.onnx", tensors, kernels_of(tensors))
     refusal(path, "layer not in VGG16: found stem/kernel of shape (8, 3, 3, 3), expected none")
 
 
-def test_onnx_with_a_layer_twice(params: ConvolutionParams, folder: Path) -> None:
+def test_onnx_with_a_layer_twice(params: LayerParams, folder: Path) -> None:
     tensors = keras_onnx_tensors(params) | {"second/block1_conv1/kernel": np.zeros((64, 3, 3, 3), np.float32)}
     path = save_onnx(folder / "vgg16.onnx", tensors, kernels_of(tensors))
     refusal(path, "layer block1_conv1 has two tensors", "second/block1_conv1/kernel of shape (64, 3, 3, 3)")

@@ -13,14 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.model import CONVOLUTIONS
-from socialtag_jax.pretrained import ConvolutionParams, load_weights
+from socialtag_jax.pretrained import LayerParams, load_weights
 
 Tensors = dict[str, np.ndarray]
 TORCH_INDICES = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
 
 
 @functools.cache
-def random_params() -> ConvolutionParams:
+def random_params() -> LayerParams:
     """Made once; its values differ everywhere, so that no two tensors can be mistaken for each other."""
     rng = np.random.default_rng(0)
     return {
@@ -32,12 +32,12 @@ def random_params() -> ConvolutionParams:
     }
 
 
-def flat(params: ConvolutionParams) -> Tensors:
+def flat(params: LayerParams) -> Tensors:
     """The canonical file's tensors."""
     return {f"{layer}/{leaf}": array for layer, leaves in params.items() for leaf, array in leaves.items()}
 
 
-def torch_tensors(params: ConvolutionParams) -> Tensors:
+def torch_tensors(params: LayerParams) -> Tensors:
     """As torchvision names and orders them."""
     tensors = {}
     for index, leaves in zip(TORCH_INDICES, params.values(), strict=True):
@@ -75,7 +75,7 @@ def save_onnx(path: Path, tensors: Tensors, kernels: list[str]) -> Path:
     return path
 
 
-def keras_onnx_tensors(params: ConvolutionParams) -> Tensors:
+def keras_onnx_tensors(params: LayerParams) -> Tensors:
     """As tf2onnx names them."""
     tensors = {"functional_1/dense_1/Cast/ReadVariableOp:0": np.zeros((8, 4), np.float32)}
     for layer, leaves in params.items():
@@ -89,7 +89,7 @@ def kernels_of(tensors: Tensors) -> list[str]:
     return [name for name, array in tensors.items() if array.ndim == 4]
 
 
-def assert_equal(found: ConvolutionParams, expected: ConvolutionParams, *, but: str | None = None) -> None:
+def assert_equal(found: LayerParams, expected: LayerParams, *, but: str | None = None) -> None:
     """Bit for bit, in order, float32 and C-contiguous."""
     assert list(found) == list(CONVOLUTIONS)
     for layer, leaves in found.items():

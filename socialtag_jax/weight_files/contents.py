@@ -1,21 +1,17 @@
 """What every reader of weight files hands over: tensors under our names, not yet checked."""
 
 import importlib
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from socialtag_jax.errors import UserError
-from socialtag_jax.model import HEAD_LAYERS
 from socialtag_jax.weight_files.input_space import InputSpace
 
 KernelAxes = Literal["HWIO", "OIHW"]
 """A kernel's axes in order: height, width, input features, output features."""
-
-_HEAD = re.compile(rf"(fc1|fc2|predictions|dense(_\d+)?|{'|'.join(HEAD_LAYERS)})")
 
 
 @dataclass(frozen=True)
@@ -25,20 +21,20 @@ class WeightFile:
     Attributes:
       tensors: by `layer/leaf` (`block1_conv1/kernel`); any dtype, kernels with their axes as in the file. Known
         classifiers are left out; what else is no layer of VGG16 is here under its own name, for the check to refuse.
-      kernel_axes: the order of every kernel's axes.
+      kernel_axes: the order of every convolution kernel's axes.
       names: what the file calls, or would call, a tensor, where that is not `layer/leaf`.
       inputs: the preprocessing that the first convolution expects; None where it is ours.
+      head: the tag head's four tensors by `layer/leaf` under our names, kernels [inputs, outputs]; empty where the
+        file has none.
+      ignored: layers that are left out, with a shape each, for messages.
     """
 
     tensors: Mapping[str, np.ndarray]
     kernel_axes: KernelAxes
     names: Mapping[str, str] = field(default_factory=dict)
     inputs: InputSpace | None = None
-
-
-def is_head(layer: str) -> bool:
-    """Whether a Keras layer's name is a classifier's: VGG16's, ours, or what Keras calls any dense layer by default."""
-    return _HEAD.fullmatch(layer) is not None
+    head: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ignored: Sequence[str] = ()
 
 
 def require_package(package: str, where: object) -> Any:

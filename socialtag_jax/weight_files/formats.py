@@ -4,15 +4,16 @@ A file's name decides only where its content cannot: ONNX has no signature.
 """
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 
 from socialtag_jax.errors import UserError
-from socialtag_jax.weight_files.contents import WeightFile, is_head
+from socialtag_jax.weight_files.contents import WeightFile
 from socialtag_jax.weight_files.keras_hdf5 import read_hdf5, read_keras_zip
+from socialtag_jax.weight_files.layers import ForeignLayer, from_layers
 from socialtag_jax.weight_files.onnx_graph import read_onnx
 from socialtag_jax.weight_files.torch_names import read_torch, uses_torch_names
 
@@ -105,10 +106,9 @@ def _read_zip(path: Path) -> WeightFile:
 
 
 def _read_npz(path: Path) -> WeightFile:
-    """Keys as in our canonical file."""
     with np.load(path, allow_pickle=False) as arrays:
         try:
-            return WeightFile({name: arrays[name] for name in _without_heads(arrays.files)}, kernel_axes="HWIO")
+            return _by_layer({name: arrays[name] for name in arrays.files})
         except ValueError as error:
             if "allow_pickle" not in str(error):
                 raise
@@ -121,8 +121,13 @@ def _read_safetensors(path: Path) -> WeightFile:
         names = list(file.keys())
         if uses_torch_names(names):
             return read_torch(names, file.get_tensor, path)
-        return WeightFile({name: file.get_tensor(name) for name in _without_heads(names)}, kernel_axes="HWIO")
+        return _by_layer({name: file.get_tensor(name) for name in names})
 
 
-def _without_heads(names: list[str]) -> list[str]:
-    return [name for name in names if not is_head(name.rpartition("/")[0])]
+def _by_layer(arrays: Mapping[str, np.ndarray]) -> WeightFile:
+    """From keys as in our canonical file: `layer/leaf`."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        layer, _, leaf = key.rpartition("/")
+        layers.setdefault(layer, {})[leaf] = array
+    return from_layers([ForeignLayer(name, leaves) for name, leaves in layers.items()], read=np.asarray)

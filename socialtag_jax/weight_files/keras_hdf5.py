@@ -3,8 +3,9 @@
 Keras itself is not needed, and nothing of a file is ever executed: only names, shapes and numbers are read. Kernels are
 H, W, I, O, and the input is taken to be what `keras.applications.vgg16.preprocess_input` makes.
 
-All three know where VGG16 sits. If it is a model inside a model, what surrounds it is that model's own head, and is
-ignored; layers beside its own, at its own level, are reported.
+All three know where VGG16 sits. If it is a model inside a model, what surrounds it is that model's own head: the tag
+head, if it is shaped like one, else ignored. Layers beside VGG16's own, at its own level, are the tag head, a known
+classifier, or reported.
 """
 
 import io
@@ -21,14 +22,16 @@ import numpy as np
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.model import CONVOLUTIONS
-from socialtag_jax.weight_files.contents import WeightFile, is_head, require_package
+from socialtag_jax.weight_files.contents import WeightFile, require_package
+from socialtag_jax.weight_files.layers import ForeignLayer, from_layers
 
 _KERAS_1_NAME = re.compile(r"(.+)_(W|b)(?:_\d+)?")
 """`block1_conv1_W_1:0`, as in the official ImageNet file."""
 
 _KERAS_3_VARIABLE = re.compile(r"(?P<scope>.*?)(?P<group>[^/]+)/vars/(?P<index>\d+)")
 _KERAS_3_CONVOLUTION = re.compile(r"conv2d(?:_(\d+))?")
-_RANDOM_STATE = re.compile(r"seed_generator(_\d+)?")
+_NO_LAYER = re.compile(r"(optimizer|metrics)/|(.*/)?seed_generator(_\d+)?/")
+"""State of training, and of random numbers."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,11 @@ def _read(source: Path | BinaryIO, path: Path, convolution_names: list[str]) -> 
                 where=path,
                 hint="save it again with Keras: model.save_weights('vgg16.weights.h5')",
             )
-        tensors = {
-            f"{layer.name}/{leaf}": _values(dataset, file, path)
-            for layer in _vgg16_layers(layers, path)
-            for leaf, dataset in layer.datasets.items()
-        }
-    return WeightFile(tensors, kernel_axes="HWIO")
+        scope = _vgg16_scope(layers, path)
+        foreign = [
+            ForeignLayer(layer.name, layer.datasets, around=not layer.scope.startswith(scope)) for layer in layers
+        ]
+        return from_layers(foreign, read=lambda dataset: _values(dataset, file, path))
 
 
 def _layers(file: Any, convolution_names: list[str]) -> Iterator[_Layer]:
@@ -86,8 +88,8 @@ def _layers(file: Any, convolution_names: list[str]) -> Iterator[_Layer]:
     return _keras_3_layers(file, convolution_names)
 
 
-def _vgg16_layers(layers: list[_Layer], path: Path) -> list[_Layer]:
-    """The layers of the model that has VGG16's convolutions, without classifiers; all layers where none has any."""
+def _vgg16_scope(layers: list[_Layer], path: Path) -> str:
+    """That of the model that has VGG16's convolutions; the outermost where none has any."""
     scopes = list(dict.fromkeys(layer.scope for layer in layers if layer.name in CONVOLUTIONS))
     if len(scopes) > 1:
         raise UserError(
@@ -95,12 +97,7 @@ def _vgg16_layers(layers: list[_Layer], path: Path) -> list[_Layer]:
             where=path,
             hint="save the VGG16 alone: model.get_layer('vgg16').save_weights('vgg16.weights.h5')",
         )
-    scope = scopes[0] if scopes else ""
-    return [
-        layer
-        for layer in layers
-        if layer.scope.startswith(scope) and not is_head(layer.name) and not _RANDOM_STATE.fullmatch(layer.name)
-    ]
+    return scopes[0] if scopes else ""
 
 
 def _values(dataset: Any, file: Any, path: Path) -> np.ndarray:
@@ -160,8 +157,9 @@ def _keras_3_layers(file: Any, convolution_names: list[str]) -> Iterator[_Layer]
     groups: dict[tuple[str, str], dict[str, Any]] = {}
 
     def visit(path: str, item: Any) -> None:
-        match = _KERAS_3_VARIABLE.fullmatch(path.replace("\\", "/"))  # the separator of files saved on Windows
-        if match is not None and hasattr(item, "shape"):
+        path = path.replace("\\", "/")  # the separator of files saved on Windows
+        match = _KERAS_3_VARIABLE.fullmatch(path)
+        if match is not None and hasattr(item, "shape") and not _NO_LAYER.match(path):
             leaf = {"0": "kernel", "1": "bias"}.get(match["index"], match["index"])
             groups.setdefault((match["scope"], match["group"]), {})[leaf] = item
 

@@ -49,7 +49,8 @@ def read_torch(names: Iterable[str], load: Callable[[str], np.ndarray], path: Pa
         )
     ours = {theirs: key for key, theirs in _NAMES.items()}
     tensors = {ours.get(name, name): load(name) for name in names if not name.startswith(_HEADS)}
-    return WeightFile(tensors, kernel_axes="OIHW", names=_NAMES, inputs=_input_space(names, load))
+    ignored = [name for name in names if name.startswith(_HEADS)]
+    return WeightFile(tensors, kernel_axes="OIHW", names=_NAMES, inputs=_input_space(names, load), ignored=ignored)
 
 
 def _input_space(names: list[str], load: Callable[[str], np.ndarray]) -> InputSpace:

@@ -1,0 +1,80 @@
+"""The trained model as a `.keras` file, written by Keras 3 itself, which is imported only here."""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from socialtag_jax.errors import UserError
+from socialtag_jax.model import HEAD_LAYERS, MEAN_RGB, VGG16_LAYERS, TagPredictor
+
+
+def write_model(model: TagPredictor, params: Mapping[str, Mapping[str, np.ndarray]], size: int, path: Path) -> None:
+    """Writes the model with its parameters.
+
+    RGB photos of 0..255 go in (float32 or uint8 [batch, size, size, 3]), probabilities come out (float32
+    [batch, n_tags]). Preprocessing is inside; all layers are Keras's own, so that `keras.saving.load_model(path)` loads
+    the file in its safe mode, without this package, whatever its backend.
+
+    Args:
+      model: sizes and dropout rate.
+      params: by our layer names, which the Keras layers have as well.
+      size: height and width of the input.
+      path: ends in `.keras`.
+
+    Raises:
+      UserError: Keras cannot be imported.
+    """
+    build(import_keras(), model, params, size).save(path)
+
+
+def import_keras() -> Any:
+    """Keras, on its JAX backend unless the environment or an earlier import has chosen another.
+
+    Raises:
+      UserError: it is not installed, or its backend is not.
+    """
+    if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        return importlib.import_module("keras")
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ImportError) and error.name == "keras":
+            raise UserError(
+                "writing a .keras file needs the package keras, which is not installed",
+                hint="pip install 'socialtag-jax[keras]'",
+            ) from None
+        raise UserError(
+            f"Keras cannot be imported with KERAS_BACKEND={os.environ.get('KERAS_BACKEND')}: {error}",
+            hint="KERAS_BACKEND=jax needs no other package",
+        ) from error
+
+
+def build(keras: Any, model: TagPredictor, params: Mapping[str, Mapping[str, np.ndarray]], size: int) -> Any:
+    """The `keras.Model`; arguments as for `write_model`."""
+    layers = keras.layers
+    # Said outright, since a user's Keras may be configured for other dtypes or another order of axes.
+    common = {"dtype": "float32"}
+    spatial = {**common, "data_format": "channels_last"}
+    inputs = keras.Input((size, size, 3), dtype="float32", name="photos")
+    x = keras.ops.flip(inputs, axis=-1)
+    x = layers.Rescaling(1.0, offset=[-mean for mean in MEAN_RGB[::-1]], name="preprocess", **common)(x)
+    for layer in VGG16_LAYERS:
+        options = {"name": layer.name, **spatial}
+        if layer.kind == "convolution":
+            x = layers.Conv2D(layer.features, 3, padding="same", activation="relu", **options)(x)
+        elif layer.kind == "pool":
+            x = layers.MaxPooling2D(2, strides=2, **options)(x)
+    hidden, logits = HEAD_LAYERS
+    x = layers.GlobalAveragePooling2D(name="average", **spatial)(x)
+    x = layers.Dense(model.hidden_units, activation="relu", name=hidden, **common)(x)
+    x = layers.Dropout(model.dropout_rate, name="dropout", **common)(x)
+    outputs = layers.Dense(model.n_tags, activation="sigmoid", name=logits, **common)(x)
+    result = keras.Model(inputs, outputs, name="socialtag")
+    for name, leaves in params.items():
+        result.get_layer(name).set_weights([leaves["kernel"], leaves["bias"]])
+    return result
