@@ -192,6 +192,13 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("--version", default="1.0.0", help="the data set's version (default 1.0.0)")
     prepare.add_argument("--tag-separator", default=" ", help="between the tags of a cell (default: a space)")
     _add_pruning(prepare)
+    prepare.add_argument(
+        "--tag-order",
+        type=Path,
+        metavar="FILE",
+        help="the tags in the order of the model's outputs, one a line, whether photos have them or not; others are "
+        "dropped (default: those that pruning leaves, most frequent first)",
+    )
     for split in ("validation", "test"):
         help_text = f"share or number of photos drawn for {split}, where the source does not say (default 0.1)"
         prepare.add_argument(f"--{split}", type=_amount, default=0.1, metavar="AMOUNT", help=help_text)
@@ -248,7 +255,7 @@ def log(line: str) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     from socialtag_jax import sources
-    from socialtag_jax.rules import parse_balancing, parse_pruning
+    from socialtag_jax.rules import parse_balancing, parse_pruning, read_tag_order
     from socialtag_jax.shards.prepare import PrepareOptions, prepare
 
     prepare_options = PrepareOptions(
@@ -259,6 +266,7 @@ def _prepare(options: argparse.Namespace) -> int:
         validation=options.validation,
         test=options.test,
         pruning=parse_pruning(options.pruning),
+        tag_order=None if options.tag_order is None else read_tag_order(options.tag_order),
         balancing=parse_balancing(options.balancing),
         allow_leaks=options.allow_leaks,
         workers=options.workers,

@@ -79,11 +79,18 @@ class Labels:
 
     def in_vocabulary_order(self) -> "Labels":
         """The same pairs, with tag indices that are those of `vocabulary`."""
-        order = self._frequent_first()
-        vocabulary = self.vocabulary()
-        index = np.full(len(self.tags), -1, np.int32)
-        index[order] = np.arange(len(order), dtype=np.int32)
-        return replace(self, tags=vocabulary.tags, displays=vocabulary.displays, columns=index[self.columns])
+        return self.in_order(self.vocabulary().tags)
+
+    def in_order(self, tags: Sequence[str]) -> "Labels":
+        """The pairs of these tags alone, with indices in their order; a tag that no photo has is its own display form."""
+        index = {tag: number for number, tag in enumerate(tags)}
+        displays = dict(zip(self.tags, self.displays, strict=True))
+        target = np.fromiter((index.get(tag, -1) for tag in self.tags), np.int32, len(self.tags))
+        columns = target[self.columns]
+        renamed = replace(
+            self, tags=tuple(tags), displays=tuple(displays.get(tag, tag) for tag in tags), columns=columns
+        )
+        return renamed.keep_pairs(columns >= 0)
 
     def _frequent_first(self) -> list[int]:
         counts = self.counts

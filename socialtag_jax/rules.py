@@ -89,6 +89,25 @@ def parse_balancing(texts: Sequence[str]) -> tuple[Rule, ...]:
     return tuple(_parse(text, BALANCING, "--balancing", list(BALANCING)) for text in texts)
 
 
+def read_tag_order(path: Path) -> tuple[str, ...]:
+    """The tags of a file, one a line, as ids in the order of its lines.
+
+    Raises:
+      UserError: it cannot be read, is empty, or has a line that is no tag or stands twice.
+    """
+    first_line: dict[str, int] = {}
+    for line, text in enumerate(_read_list(path), start=1):
+        tag = normalise_tag(text)
+        where = f"{path}, line {line}"
+        if not tag:
+            raise UserError(f"{text!r} is no tag", where=where, hint="expected one tag a line")
+        if first_line.setdefault(tag, line) != line:
+            raise UserError(f"the tag {tag!r} stands in line {first_line[tag]} too", where=where)
+    if not first_line:
+        raise UserError("the file is empty", where=path, hint="expected one tag a line")
+    return tuple(first_line)
+
+
 def describe(kinds: Mapping[str, RuleKind], presets: Mapping[str, Sequence[str]] | None = None) -> str:
     """All rules in one line, for `--help`."""
     values = {"number": "=N", "list": "=TAG,TAG or =@FILE", None: ""}

@@ -103,3 +103,24 @@ def test_stats_shows_both(socialtag: Socialtag, source: Path, tmp_path: Path):
     refused = socialtag("stats", prepared_folder.out.strip(), "--pruning", "digits")
     assert refused.code == 2
     assert "--pruning, --balancing: a prepared data set keeps its tags" in refused.err
+
+
+def test_tags_in_a_given_order(socialtag: Socialtag, source: Path, tmp_path: Path):
+    """For a model that was trained elsewhere: its outputs are these tags, those that no photo has included."""
+    order = tmp_path / "order.txt"
+    order.write_text("sky\nNowhere\n#Sea\n", encoding="utf-8")
+    command = ("prepare", "--source", "tags-csv", "--input", source, "--output", tmp_path / "out", "--tag-order", order)
+    dataset = open_dataset(Path(socialtag(*command).out.strip()))
+    assert dataset.vocabulary.tags == ("sky", "nowhere", "sea")
+    assert dataset.vocabulary.displays == ("sky", "nowhere", "sea")
+    assert tags_by_photo(dataset) == {name: set(tags) - {"2008"} for name, (tags, _) in ROWS.items()}
+    for content, words in (
+        ("sea\nSea\n", "order.txt, line 2: the tag 'sea' stands in line 1 too"),
+        ("sea\n\n", "order.txt, line 2: '' is no tag"),
+        ("", "order.txt: the file is empty"),
+        ("nowhere\n", "--tag-order: no photo has any of the tags listed"),
+    ):
+        order.write_text(content, encoding="utf-8")
+        refused = socialtag(*command)
+        assert refused.code == 1
+        assert words in refused.err

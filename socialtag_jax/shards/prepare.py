@@ -30,6 +30,7 @@ from socialtag_jax.shards.writing import CanonicalImages, read_chunks, write_rej
 from socialtag_jax.sources.photo import Photo
 from socialtag_jax.sources.splits import SPLITS, leak_free_splits
 from socialtag_jax.sources.table import PhotoTable
+from socialtag_jax.tags import TagVocabulary
 
 _PLAN = "plan.json"
 
@@ -46,6 +47,8 @@ class PrepareOptions:
       validation: share (below 1) or number of the photos that are drawn for validation, where the source does not say.
       test: the same for test.
       pruning: rules that drop tags and photos, in order.
+      tag_order: the vocabulary, whether photos have these tags or not; other tags are dropped. None for the tags that
+        pruning leaves, those of most photos first.
       balancing: of the tags in the train split.
       allow_leaks: goes on when byte-identical photos stand in two splits.
       workers: processes that decode; None for one a core.
@@ -58,6 +61,7 @@ class PrepareOptions:
     validation: float = 0.1
     test: float = 0.1
     pruning: tuple[Rule, ...] = ()
+    tag_order: tuple[str, ...] | None = None
     balancing: tuple[Rule, ...] = ()
     allow_leaks: bool = False
     workers: int | None = None
@@ -117,6 +121,8 @@ def prepare(
     listed = _in_record_order(listed, options.seed)
     found = listed.labels()
     labels, report = prune_found(found, options.pruning)
+    if options.tag_order is not None and not len(labels.in_order(options.tag_order).rows):
+        raise UserError("no photo has any of the tags listed", where="--tag-order", hint="one tag a line is expected")
     kept = listed.take(np.flatnonzero(np.isin(listed.positions, labels.photos)))
     files_state = _files_state(kept)
     fingerprint = _fingerprint(files_state, listed, options)
@@ -260,8 +266,8 @@ def _write_dataset(
     """Writes shards, TFDS metadata, labels, statistics and near-duplicates; returns how many photos were written."""
     from socialtag_jax.shards import metadata
 
-    labels = labels.in_vocabulary_order()
-    vocabulary = labels.vocabulary()
+    labels = labels.in_vocabulary_order() if options.tag_order is None else labels.in_order(options.tag_order)
+    vocabulary = TagVocabulary(tuple(labels.tags), tuple(labels.displays))
     split_names = np.array(splits)
     images = images.take(np.isin(photos.positions[images.photos], labels.photos))
     training = images.photos[split_names[images.photos] == "train"]
