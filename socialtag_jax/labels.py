@@ -82,7 +82,7 @@ class Labels:
         return self.in_order(self.vocabulary().tags)
 
     def in_order(self, tags: Sequence[str]) -> "Labels":
-        """The pairs of these tags alone, with indices in their order; a tag that no photo has is its own display form."""
+        """The pairs of these tags alone, with indices in their order; what no photo has is its own display form."""
         index = {tag: number for number, tag in enumerate(tags)}
         displays = dict(zip(self.tags, self.displays, strict=True))
         target = np.fromiter((index.get(tag, -1) for tag in self.tags), np.int32, len(self.tags))

@@ -1,0 +1,234 @@
+"""What each `socialtag COMMAND` does: calls one room, and prints what it found.
+
+Rooms are imported inside their command, so that `socialtag --help` answers at once. Every function takes the parsed
+command line and returns the exit code.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from socialtag_jax.errors import UsageError
+
+
+def log(line: str) -> None:
+    """One line to stderr: stdout belongs to results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Photos -> a data set."""
+    from socialtag_jax import sources
+    from socialtag_jax.rules import parse_balancing, parse_pruning, read_tag_order
+    from socialtag_jax.shards.prepare import PrepareOptions, prepare
+
+    prepare_options = PrepareOptions(
+        name=options.name or sources.dataset_name(options.source, options.input),
+        version=options.version,
+        image_size=options.image_size,
+        seed=options.seed,
+        validation=options.validation,
+        test=options.test,
+        pruning=parse_pruning(options.pruning),
+        tag_order=None if options.tag_order is None else read_tag_order(options.tag_order),
+        balancing=parse_balancing(options.balancing),
+        allow_leaks=options.allow_leaks,
+        workers=options.workers,
+    )
+    source = sources.SourceOptions(
+        source=options.source,
+        path=options.input,
+        tag_separator=options.tag_separator,
+        overlay=options.overlay,
+        seed=options.seed,
+        workers=options.workers,
+    )
+    result = prepare(sources.read(source, log), options.output, prepare_options, log=log, stream=sys.stderr)
+    left_out = f" + {result.left_out:,} left out" if result.left_out else ""
+    log(f"{result.photos:,} photos in = {result.written:,} written + {result.rejected:,} rejected{left_out}")
+    if result.rejected:
+        log(f"warning: see {result.folder / 'rejects.csv'} for why photos were rejected")
+    print(result.folder)
+    return 0
+
+
+def stats(options: argparse.Namespace) -> int:
+    """Statistics of a data set, or of a source's labels."""
+    from socialtag_jax import stats
+
+    if options.source is None:
+        from socialtag_jax.shards.dataset import open_dataset
+
+        if options.pruning or options.balancing:
+            hint = "name a --source, or give the rules to `socialtag prepare`"
+            raise UsageError("a prepared data set keeps its tags", where="--pruning, --balancing", hint=hint)
+        dataset = open_dataset(options.dataset)
+        name, folder, report = dataset.name, dataset.folder, stats.of_dataset(dataset)
+    else:
+        from socialtag_jax import sources
+        from socialtag_jax.rules import parse_balancing, parse_pruning
+
+        source = sources.SourceOptions(
+            options.source, options.dataset, tag_separator=options.tag_separator, need_images=False
+        )
+        pruning, balancing = parse_pruning(options.pruning), parse_balancing(options.balancing)
+        report = stats.of_source(sources.read(source, log), pruning, balancing, options.seed)
+        name, folder = f"labels of {options.source}", options.dataset
+    if options.json:
+        content = {"dataset": name, "folder": str(folder), **stats.as_json(report, options.top)}
+        print(json.dumps(content, ensure_ascii=False))
+    else:
+        print(f"{name} in {folder}")
+        print(stats.as_text(report, options.top))
+    return 0
+
+
+def preview(options: argparse.Namespace) -> int:
+    """Photos of a data set -> a PNG."""
+    from socialtag_jax import preview
+    from socialtag_jax.config import Augmentation
+    from socialtag_jax.shards.dataset import open_dataset
+
+    sheet = preview.contact_sheet(
+        open_dataset(options.dataset),
+        options.split,
+        rows=options.rows,
+        columns=options.columns,
+        size=options.input_size,
+        augmentation=Augmentation(enabled=options.augmented),
+        seed=options.seed,
+    )
+    preview.write_png(sheet, options.output)
+    print(options.output)
+    return 0
+
+
+def weights_fetch(_: argparse.Namespace) -> int:
+    """ImageNet weights -> the cache."""
+    from socialtag_jax.pretrained import imagenet_weights
+
+    print(imagenet_weights(log=log))
+    return 0
+
+
+def weights_convert(options: argparse.Namespace) -> int:
+    """A weight file of another library -> safetensors."""
+    from socialtag_jax import pretrained
+
+    pretrained.convert(options.file, options.output, log=log)
+    print(options.output)
+    return 0
+
+
+def train_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    """The help of `train`; with an experiment file, that of its fields too."""
+    from socialtag_jax import experiment_files
+
+    parser.print_help()
+    for argument in arguments:
+        if argument.endswith(".py"):
+            print("\nThe experiment's fields, with this file's values:\n")
+            experiment = experiment_files.load_experiment(Path(argument))
+            experiment_files.override(experiment, ["--help"], prog="socialtag train EXPERIMENT")
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Trains, or goes on."""
+    from socialtag_jax import config, experiment_files
+
+    experiment = experiment_files.load_experiment(options.experiment)
+    experiment = experiment_files.override(experiment, options.overrides, prog=f"socialtag train {options.experiment}")
+    if options.debug:
+        import jax
+
+        experiment = config.debug(experiment)
+        # Before any device is touched.
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", config.DEBUG_DEVICES)
+    from socialtag_jax.parallel import Devices
+    from socialtag_jax.shards.dataset import open_dataset
+    from socialtag_jax.train import Trainer
+
+    dataset = open_dataset(options.dataset)
+    trainer = Trainer(experiment, dataset, options.workdir, devices=Devices(), log=log, stream=sys.stderr)
+    result = trainer.run()
+    log(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Scores a run or a bundle."""
+    from socialtag_jax.evaluate import bundle_scorer, evaluate
+    from socialtag_jax.evaluation_report import table, write_results
+    from socialtag_jax.parallel import Devices
+    from socialtag_jax.shards.dataset import open_dataset
+    from socialtag_jax.tagger import is_bundle
+    from socialtag_jax.trained import run_scorer
+
+    dataset = open_dataset(options.dataset)
+    dataset.split(options.split)
+    bundle = is_bundle(options.model)
+    if bundle:
+        if options.checkpoint != "best":
+            raise UsageError("a bundle has no checkpoints", where="--checkpoint")
+        scorer = bundle_scorer(options.model)
+    else:
+        scorer = run_scorer(options.model, options.checkpoint, Devices(), log=log)
+    folder = options.model.resolve()
+    default = folder.with_name(f"{folder.name}-evaluation") if bundle else options.model / "evaluation"
+    output = options.output or default / options.split
+    if scorer.trained_on != dataset.fingerprint:
+        log("warning: not the data set that the model was trained on: photos of this split may have been trained on")
+    output.mkdir(parents=True, exist_ok=True)
+    result = evaluate(
+        scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=output
+    )
+    write_results(result, dataset, scorer, output)
+    if options.json:
+        print(json.dumps(result.summary, ensure_ascii=False))
+    else:
+        print(f"{scorer.name} on {dataset.name}, {options.split}: {result.summary['images']:,} images")
+        print(table(result.summary))
+    log(f"written to {output}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """A run -> a bundle."""
+    from socialtag_jax import trained
+    from socialtag_jax.export import export_bundle
+    from socialtag_jax.parallel import Devices
+
+    model = trained.load(options.run_folder, options.checkpoint, Devices(), log=log)
+    export_bundle(model, options.output, keras="keras" in options.formats)
+    log(f"exported step {model.step} of {options.run_folder}")
+    print(options.output)
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Photos -> suggested tags."""
+    from socialtag_jax import predict
+    from socialtag_jax.tagger import Tagger
+
+    if options.threshold is not None and not 0 <= options.threshold < 1:
+        raise UsageError(f"{options.threshold}: expected 0 to below 1", where="--threshold")
+    photos = predict.find_photos(options.photos)
+    tagger = Tagger.load(options.bundle)
+    results = predict.predict(tagger, photos, threshold=options.threshold, max_tags=options.max_tags, log=log)
+    if options.json:
+        print(json.dumps(results, ensure_ascii=False))
+    elif options.csv:
+        predict.write_csv(results, options.csv)
+        log(f"written to {options.csv}")
+    else:
+        for result in results:
+            tags = "  ".join(f"{one['display']} {one['confidence']:.2f}" for one in result["tags"])
+            print(f"{result['path']}: {tags or '(no tag over the threshold)'}")
+    unreadable = len(photos) - len(results)
+    if unreadable:
+        log(f"{unreadable} of {len(photos)} photos could not be read")
+    return 1 if unreadable else 0
