@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from socialtag_jax.shards.images import canonical_image
 from socialtag_jax.shards.near_duplicates import (
     HASH_BYTES,
     MAX_DISTANCE,
@@ -29,7 +30,7 @@ def jpeg(image: Image.Image, quality: int = 85) -> bytes:
 
 
 def bits(*jpegs: bytes) -> np.ndarray:
-    return np.array([np.frombuffer(perceptual_hash(data), np.uint8) for data in jpegs])
+    return np.array([np.frombuffer(perceptual_hash(canonical_image(data)), np.uint8) for data in jpegs])
 
 
 COPIES: dict[str, Callable[[Image.Image], bytes]] = {

@@ -22,7 +22,7 @@ from typing import TextIO
 from socialtag_jax.errors import UserError
 from socialtag_jax.machine import usable_cores
 from socialtag_jax.progress import Progress
-from socialtag_jax.shards.images import ImageError, canonical_jpeg
+from socialtag_jax.shards.images import ImageError, canonical_image, encode_jpeg
 from socialtag_jax.shards.near_duplicates import perceptual_hash
 from socialtag_jax.shards.tfrecord import RecordSource, write_records
 from socialtag_jax.sources.photo import Photo
@@ -53,11 +53,11 @@ def write_chunk(paths: Sequence[Path], output: Path, image_size: int) -> None:
     result = ChunkResult([], [], [])
     for position, path in enumerate(paths):
         try:
-            image = canonical_jpeg(path, image_size)
+            image = canonical_image(path, image_size)
         except ImageError as error:
             result.rejected.append((position, error.what))
             continue
-        images.append(image)
+        images.append(encode_jpeg(image))
         result.kept.append(position)
         result.hashes.append(perceptual_hash(image))
     content = {

@@ -25,7 +25,19 @@ class ImageError(UserError):
 
 
 def canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZE) -> bytes:
-    """Decodes a photo whole and encodes it as baseline RGB JPEG.
+    """`canonical_image`, encoded as baseline JPEG."""
+    return encode_jpeg(canonical_image(photo, image_size))
+
+
+def encode_jpeg(image: Image.Image) -> bytes:
+    """A canonical image's bytes, as shards hold them."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def canonical_image(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZE) -> Image.Image:
+    """Decodes a photo whole, to RGB.
 
     First frame, EXIF orientation applied, colour profile converted to sRGB, alpha laid over white, CMYK and grayscale
     converted to RGB, 16-bit grayscale cut to 8 bits; the shorter side shrunk to `image_size` pixels where it is longer.
@@ -42,7 +54,7 @@ def canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZ
         with warnings.catch_warnings():
             # Pillow warns of half its limit, of odd EXIF blocks and of palettes with transparency: none changes pixels.
             warnings.simplefilter("ignore")
-            return _canonical_jpeg(photo, image_size)
+            return _canonical_image(photo, image_size)
     except ImageError:
         raise
     except FileNotFoundError:
@@ -62,7 +74,7 @@ def canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZ
         raise ImageError(f"damaged image: {reason}".rstrip(". ")) from error
 
 
-def _canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int) -> bytes:
+def _canonical_image(photo: Path | bytes | np.ndarray, image_size: int) -> Image.Image:
     if isinstance(photo, np.ndarray):
         image = Image.fromarray(_checked_pixels(photo))
     else:
@@ -71,10 +83,8 @@ def _canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int) -> bytes:
             raise ImageError("the file is empty (0 bytes)")
         image = _decode(data, image_size)
     if min(image.size) > image_size:
-        image = image.resize(_shrunk_size(image.size, image_size), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
+        return image.resize(_shrunk_size(image.size, image_size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return image
 
 
 def _checked_pixels(pixels: np.ndarray) -> np.ndarray:

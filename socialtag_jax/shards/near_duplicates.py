@@ -38,17 +38,14 @@ _COSINES = _cosines()
 _ORDER = np.lexsort((np.arange(_LOW * _LOW), np.maximum.outer(np.arange(_LOW), np.arange(_LOW)).ravel()))
 
 
-def perceptual_hash(jpeg: bytes) -> bytes:
-    """The hash of a canonical JPEG.
+def perceptual_hash(image: Image.Image) -> bytes:
+    """The hash of an RGB image.
 
     Returns:
       18 bytes: bit k says whether coefficient k is over the median of all but the mean's; the first 64 bits are those
       of the 8 x 8 lowest frequencies.
     """
-    with Image.open(io.BytesIO(jpeg)) as image:
-        # The decoder itself shrinks by a power of two, which is nearly free.
-        image.draft("L", (2 * _SIZE, 2 * _SIZE))
-        small = image.convert("L").resize((_SIZE, _SIZE), Image.Resampling.BOX)
+    small = image.resize((_SIZE, _SIZE), Image.Resampling.BOX).convert("L")
     coefficients = (_COSINES @ np.asarray(small, np.float32) @ _COSINES.T).ravel()[_ORDER]
     # The first one is the mean brightness.
     return np.packbits(coefficients > np.median(coefficients[1:])).tobytes()

@@ -28,7 +28,7 @@ class CanonicalImages:
     """The images that could be decoded, in record order.
 
     Attributes:
-      files: the chunk files.
+      chunks: the chunk files' records.
       photos: int64 [images], the photo's index in the table of all photos, ascending.
       records: int32 [images], the image's record number in its chunk file.
       sizes: int64 [images], of the image in its chunk file, in bytes.
@@ -36,7 +36,7 @@ class CanonicalImages:
       rejected: (index in the table, reason) of the photos that could not be decoded.
     """
 
-    files: Sequence[Path]
+    chunks: Sequence[RecordSource]
     photos: np.ndarray
     records: np.ndarray
     sizes: np.ndarray
@@ -49,7 +49,7 @@ class CanonicalImages:
     def take(self, kept: np.ndarray) -> "CanonicalImages":
         """Those where the mask, bool [images], is true."""
         return CanonicalImages(
-            self.files, self.photos[kept], self.records[kept], self.sizes[kept], self.hashes[kept], self.rejected
+            self.chunks, self.photos[kept], self.records[kept], self.sizes[kept], self.hashes[kept], self.rejected
         )
 
 
@@ -59,6 +59,7 @@ def read_chunks(paths: Sequence[Path], total: int) -> CanonicalImages:
     Raises:
       AssertionError: photos in are not photos kept + rejected.
     """
+    sources: list[RecordSource] = []
     photos: list[int] = []
     records: list[int] = []
     sizes: list[int] = []
@@ -66,6 +67,7 @@ def read_chunks(paths: Sequence[Path], total: int) -> CanonicalImages:
     rejected: list[tuple[int, str]] = []
     for number, path in enumerate(paths):
         result, source = chunks.read_chunk(path)
+        sources.append(source)
         first = number * chunks.CHUNK_PHOTOS
         photos.extend(first + position for position in result.kept)
         records.extend(range(1, len(result.kept) + 1))
@@ -75,7 +77,7 @@ def read_chunks(paths: Sequence[Path], total: int) -> CanonicalImages:
     if len(photos) + len(rejected) != total:
         raise AssertionError(f"{total} photos in, {len(photos)} kept + {len(rejected)} rejected")
     return CanonicalImages(
-        files=paths,
+        chunks=sources,
         photos=np.array(photos, np.int64),
         records=np.array(records, np.int32),
         sizes=np.array(sizes, np.int64),
@@ -108,17 +110,15 @@ def write_split(
     """
 
     def encoded() -> Iterator[bytes]:
-        previous, source = None, None
+        previous = None
         for index, record in zip(images.photos.tolist(), images.records.tolist(), strict=True):
-            chunk = images.files[index // chunks.CHUNK_PHOTOS]
-            if source is None or chunk != previous:
-                # A large data set has more chunk files than a process may hold open.
-                if source is not None:
-                    source.close()
-                previous, source = chunk, RecordSource([chunk], keep_indexes=False)
-            photo = photos[index]
+            source = images.chunks[index // chunks.CHUNK_PHOTOS]
+            # A large data set has more chunk files than a process may hold open.
+            if previous is not None and previous is not source:
+                previous.close()
+            previous = source
             tags = labels.of(int(photos.positions[index]))
-            yield encode_example(Record(source[record], photo.image_id, tags))
+            yield encode_example(Record(source[record], photos.image_id(index), tags))
 
     # Sizes are needed before the first byte is written, since the number of shards is part of every name.
     count = max(1, min(len(images), -(-int(images.sizes.sum()) // _SHARD_BYTES)))

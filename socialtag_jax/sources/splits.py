@@ -108,13 +108,14 @@ def assign_splits(
             where="--validation, --test",
         )
     keys = range(len(photos)) if groups is None else groups
-    named = {photo.split for photo in photos if photo.split is not None}
-    if not named:
+    # Unpacking photos takes time: they may be a million.
+    found = [photo.split for photo in photos]
+    if not any(found):
         return _random_splits(photos, keys, seed, wanted)
-    splits = _fill_blanks(photos, named, warn)
+    splits = _fill_blanks(photos, found, warn)
     if "train" not in splits:
         raise UserError(
-            f"no photo is for training: all {len(photos)} are in {' or '.join(sorted(named))}",
+            f"no photo is for training: all {len(photos)} are in {' or '.join(sorted(set(splits)))}",
             where=photos[0].where or None,
             hint="put some in train, or leave out the splits to have them drawn at random",
         )
@@ -146,20 +147,19 @@ def _random_splits(
     return splits
 
 
-def _fill_blanks(photos: Sequence[Photo], named: set[str], warn: Callable[[str], None]) -> list[str]:
-    blanks = [photo for photo in photos if photo.split is None]
-    filler = next((split for split in ("train", "test") if split not in named), None)
-    if not blanks:
-        return [photo.split or "" for photo in photos]
-    if filler is None:
+def _fill_blanks(photos: Sequence[Photo], found: Sequence[str | None], warn: Callable[[str], None]) -> list[str]:
+    blanks = found.count(None)
+    filler = next((split for split in ("train", "test") if split not in found), None)
+    if filler is None and blanks:
+        first = photos[found.index(None)]
         raise UserError(
-            f"{blanks[0].image_id!r} has no split, though other photos are in train and test "
-            f"({len(blanks)} photos have none)",
-            where=blanks[0].where or None,
+            f"{first.image_id!r} has no split, though other photos are in train and test ({blanks} photos have none)",
+            where=first.where or None,
             hint=f"write {', '.join(SPLITS)} for each photo, or for none",
         )
-    warn(f"{len(blanks)} photos without a split are put in {filler}, since no photo is said to be in {filler}")
-    return [photo.split or filler for photo in photos]
+    if blanks:
+        warn(f"{blanks} photos without a split are put in {filler}, since no photo is said to be in {filler}")
+    return [split or filler or "" for split in found]
 
 
 def _carve_validation(
@@ -190,7 +190,8 @@ def _shuffled_groups(
 ) -> list[list[int]]:
     """The positions by group: small groups first, in random order among those of one size."""
     groups: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for position in sorted(positions, key=lambda position: photos[position].image_id):
+    image_ids = [photo.image_id for photo in photos]
+    for position in sorted(positions, key=image_ids.__getitem__):
         groups[keys[position]].append(position)
     in_order = list(groups.values())
     shuffled = [in_order[index] for index in np.random.default_rng(seed).permutation(len(in_order)).tolist()]

@@ -70,6 +70,10 @@ class PhotoTable(Sequence[Photo]):
             where=self._wheres[row],
         )
 
+    def image_id(self, index: int) -> str:
+        """That of one photo, without unpacking the rest of it."""
+        return self._image_ids[int(self.positions[index])]
+
     @property
     def image_ids(self) -> Iterator[str]:
         """The image ids, in order."""
