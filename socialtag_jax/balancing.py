@@ -1,8 +1,9 @@
 """Balancing: frequent tags lose some of their training photos, so that they dominate the predictions less.
 
-Each rule is written `NAME=N` (`socialtag prepare --balancing down-sample=500`). A photo that loses a tag keeps its
-others; one that has no tag left is dropped, since as an example of "no tag" it would teach the opposite. Validation and
-test stay as they are, so that scores compare.
+Each rule is written `NAME=N` (`socialtag prepare --balancing down-sample=500`). A tag is first taken from photos that
+have no other: they are dropped. Then from others, which keep their other tags: there it counts as absent, although it
+is not, so that balancing trades some recall of frequent tags for that of rare ones. Validation and test stay as they
+are, so that scores compare.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,7 @@ def balance(labels: Labels, photos: np.ndarray, rules: Sequence[Rule], seed: int
     steps = [Step.of("training photos", _only(labels, training))]
     for number, rule in enumerate(rules):
         subject = np.flatnonzero(training[labels.rows])
+        tags_of = np.bincount(labels.rows, minlength=size)
         counts = np.bincount(labels.columns[subject], minlength=len(labels.tags))
         targets = _TARGETS[rule.name](counts, rule.number)
         # Pairs by tag and, within a tag, in the given order of photos.
@@ -73,10 +75,12 @@ def balance(labels: Labels, photos: np.ndarray, rules: Sequence[Rule], seed: int
         kept = np.ones(len(labels.rows), bool)
         for tag in np.flatnonzero(targets < counts).tolist():
             pairs = by_tag[stops[tag] - counts[tag] : stops[tag]]
-            generator = np.random.default_rng((seed, number, tag))
-            kept[generator.permutation(pairs)[int(targets[tag]) :]] = False
-        labels = labels.keep_pairs(kept)
-        labels = labels.keep_photos((labels.lengths > 0) | ~training[labels.photos])
+            shuffled = np.random.default_rng((seed, number, tag)).permutation(pairs)
+            # Photos with more tags first: they keep it.
+            alone = tags_of[labels.rows[shuffled]] == 1
+            kept[shuffled[np.argsort(alone, kind="stable")][int(targets[tag]) :]] = False
+        left = labels.keep_pairs(kept)
+        labels = left.keep_photos((left.lengths > 0) | (tags_of[labels.photos] == 0))
         steps.append(Step.of(rule.text, _only(labels, training)))
     return labels, steps
 

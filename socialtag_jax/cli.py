@@ -58,7 +58,7 @@ def _run(arguments: list[str]) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     from socialtag_jax import __version__
-    from socialtag_jax.sources import SOURCES
+    from socialtag_jax.sources import LABELLED_SOURCES
 
     parser = argparse.ArgumentParser(
         prog="socialtag",
@@ -77,7 +77,9 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
 
     stats = add("stats", commands.stats, "Print tag statistics of a data set, or of a source's label files.")
     stats.add_argument("dataset", type=Path, help="a data set's folder, as `prepare` printed it; or a source's")
-    stats.add_argument("--source", choices=SOURCES[:-1], help="count the labels of such a source, without its images")
+    stats.add_argument(
+        "--source", choices=LABELLED_SOURCES, help="count the labels of such a source, without its images"
+    )
     stats.add_argument("--tag-separator", default=" ", help="between the tags of a CSV cell (default: a space)")
     _add_pruning(stats)
     stats.add_argument("--seed", type=_not_negative, default=0, help="of the balancing (default 0)")
@@ -189,13 +191,6 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("--version", default="1.0.0", help="the data set's version (default 1.0.0)")
     prepare.add_argument("--tag-separator", default=" ", help="between the tags of a cell (default: a space)")
     _add_pruning(prepare)
-    prepare.add_argument(
-        "--tag-order",
-        type=Path,
-        metavar="FILE",
-        help="the tags in the order of the model's outputs, one a line, whether photos have them or not; others are "
-        "dropped (default: those that pruning leaves, most frequent first)",
-    )
     for split in ("validation", "test"):
         help_text = f"share or number of photos drawn for {split}, where the source does not say (default 0.1)"
         prepare.add_argument(f"--{split}", type=_amount, default=0.1, metavar="AMOUNT", help=help_text)

@@ -21,7 +21,7 @@ def log(line: str) -> None:
 def prepare(options: argparse.Namespace) -> int:
     """Photos -> a data set."""
     from socialtag_jax import sources
-    from socialtag_jax.rules import parse_balancing, parse_pruning, read_tag_order
+    from socialtag_jax.rules import parse_balancing, parse_pruning
     from socialtag_jax.shards.prepare import PrepareOptions, prepare
 
     prepare_options = PrepareOptions(
@@ -32,7 +32,6 @@ def prepare(options: argparse.Namespace) -> int:
         validation=options.validation,
         test=options.test,
         pruning=parse_pruning(options.pruning),
-        tag_order=None if options.tag_order is None else read_tag_order(options.tag_order),
         balancing=parse_balancing(options.balancing),
         allow_leaks=options.allow_leaks,
         workers=options.workers,

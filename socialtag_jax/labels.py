@@ -4,7 +4,7 @@ Texts as found -> `LabelsPacker` -> `Labels` -> `normalise` -> pruning and balan
 """
 
 import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -27,6 +27,7 @@ class Labels:
       photos: int64 [photos], ascending positions in the source: the photos that are there, with or without tags.
       rows: int32 [pairs], ascending: the position of the pair's photo.
       columns: int32 [pairs]: the index of its tag; within a photo unique, and in the order in which they are written.
+      fixed: `tags` is the vocabulary as somebody gave it, in this order, whether photos have these tags or not.
     """
 
     tags: Sequence[str]
@@ -34,6 +35,7 @@ class Labels:
     photos: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
+    fixed: bool = False
 
     @property
     def counts(self) -> np.ndarray:
@@ -73,24 +75,34 @@ class Labels:
         return replace(self, photos=photos, rows=self.rows[pairs], columns=self.columns[pairs])
 
     def vocabulary(self) -> TagVocabulary:
-        """The tags that any photo has: tags of most photos first, ties in code point order."""
-        order = self._frequent_first()
+        """The tags that any photo has, tags of most photos first, ties in code point order; or those that are given."""
+        order = range(len(self.tags)) if self.fixed else self._frequent_first()
         return TagVocabulary(tuple(self.tags[tag] for tag in order), tuple(self.displays[tag] for tag in order))
 
     def in_vocabulary_order(self) -> "Labels":
         """The same pairs, with tag indices that are those of `vocabulary`."""
-        return self.in_order(self.vocabulary().tags)
+        vocabulary = self.vocabulary()
+        index = {tag: number for number, tag in enumerate(vocabulary.tags)}
+        columns = self._renumbered(index)[self.columns]
+        return replace(self, tags=vocabulary.tags, displays=vocabulary.displays, columns=columns)
 
-    def in_order(self, tags: Sequence[str]) -> "Labels":
-        """The pairs of these tags alone, with indices in their order; what no photo has is its own display form."""
+    def with_vocabulary(self, tags: Sequence[str]) -> "Labels":
+        """The pairs of these tags alone; the vocabulary is then fixed. A tag that no photo has is its own display."""
         index = {tag: number for number, tag in enumerate(tags)}
         displays = dict(zip(self.tags, self.displays, strict=True))
-        target = np.fromiter((index.get(tag, -1) for tag in self.tags), np.int32, len(self.tags))
-        columns = target[self.columns]
+        columns = self._renumbered(index)[self.columns]
         renamed = replace(
-            self, tags=tuple(tags), displays=tuple(displays.get(tag, tag) for tag in tags), columns=columns
+            self,
+            tags=tuple(tags),
+            displays=tuple(displays.get(tag, tag) for tag in tags),
+            columns=columns,
+            fixed=True,
         )
         return renamed.keep_pairs(columns >= 0)
+
+    def _renumbered(self, index: Mapping[str, int]) -> np.ndarray:
+        """int32 [tags]: the new index of each tag, -1 for those that have none."""
+        return np.fromiter((index.get(tag, -1) for tag in self.tags), np.int32, len(self.tags))
 
     def _frequent_first(self) -> list[int]:
         counts = self.counts

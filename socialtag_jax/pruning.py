@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.labels import Labels, normalise
+from socialtag_jax.labels import Labels
 from socialtag_jax.rules import Rule
 
 CAMERA_MAKERS = (
@@ -47,13 +47,17 @@ def _most_frequent(labels: Labels, rule: Rule) -> Labels:
 
 
 def _stop(labels: Labels, rule: Rule) -> Labels:
-    listed = _listed(labels, rule)
+    listed = frozenset(rule.listed)
     return labels.keep_tags(_mask(labels, lambda tag: tag not in listed))
 
 
 def _allow(labels: Labels, rule: Rule) -> Labels:
-    listed = _listed(labels, rule)
+    listed = frozenset(rule.listed)
     return labels.keep_tags(_mask(labels, lambda tag: tag in listed))
+
+
+def _vocabulary(labels: Labels, rule: Rule) -> Labels:
+    return labels.with_vocabulary(rule.listed)
 
 
 def _max_tags(labels: Labels, rule: Rule) -> Labels:
@@ -77,15 +81,10 @@ _APPLY: Mapping[str, Callable[[Labels, Rule], Labels]] = {
     "most-frequent": _most_frequent,
     "stop": _stop,
     "allow": _allow,
+    "vocabulary": _vocabulary,
     "max-tags": _max_tags,
     "min-tags": _min_tags,
 }
-
-
-def _listed(labels: Labels, rule: Rule) -> frozenset[str]:
-    if rule.must_exist:
-        _require_known(labels, rule.listed)
-    return frozenset(rule.listed)
 
 
 def _require_known(labels: Labels, names: Sequence[str]) -> None:
@@ -167,32 +166,35 @@ def prune(labels: Labels, rules: Sequence[Rule]) -> tuple[Labels, list[Step]]:
       rules: in the order of their application.
 
     Returns:
-      what is left, and the report: a step for the labels as they came, and one for each rule.
+      what is left, and the report: a step for each rule.
 
     Raises:
-      UsageError: a rule names a tag that no photo has.
+      UserError: no photo has a tag left.
     """
-    steps = [Step.of("normalised", labels)]
+    steps: list[Step] = []
     for rule in rules:
         labels = _APPLY[rule.name](labels, rule)
         steps.append(Step.of(rule.text, labels))
-    return labels, steps
-
-
-def prune_found(found: Labels, rules: Sequence[Rule]) -> tuple[Labels, list[Step]]:
-    """Normalises a source's labels and prunes them; the report begins with the labels as they were found.
-
-    Raises:
-      UsageError: as `prune`.
-      UserError: no photo has a tag left.
-    """
-    labels, steps = prune(normalise(found), rules)
-    steps.insert(0, Step.of("as found", found))
     if not len(labels.rows):
-        last = next(step.rule for step in steps if not step.unique_tags)
-        where = f"after {last!r}" if rules else "in any photo"
+        last = next((step.rule for step in steps if not step.unique_tags), None)
+        where = f"after {last!r}" if last else "in any photo"
         raise UserError(f"no tag is left {where}", hint="loosen --pruning, or check the source's tags")
     return labels, steps
+
+
+def require_listed(labels: Labels, rules: Sequence[Rule]) -> None:
+    """Refuses rules that name a tag which no photo has.
+
+    Args:
+      labels: normalised, of all photos and before any rule: what an earlier rule drops is no mistake of a later one.
+      rules: those whose list is a file are not checked.
+
+    Raises:
+      UsageError: names the tag, and some that are spelt alike.
+    """
+    for rule in rules:
+        if rule.must_exist:
+            _require_known(labels, rule.listed)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ What they do is in `pruning.py` and `balancing.py`; the command line needs only 
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.tags import normalise_tag
@@ -21,7 +22,7 @@ class RuleKind:
       text: one line for people.
     """
 
-    value: str | None
+    value: Literal["number", "list"] | None
     text: str
 
 
@@ -32,6 +33,7 @@ PRUNING: Mapping[str, RuleKind] = {
     "most-frequent": RuleKind("number", "keeps the N tags that most photos have"),
     "stop": RuleKind("list", "drops the tags listed"),
     "allow": RuleKind("list", "keeps only the tags listed"),
+    "vocabulary": RuleKind("list", "keeps only the tags listed, as the vocabulary in this order, used or not"),
     "max-tags": RuleKind("number", "keeps the first N tags of a photo, as its owner wrote them"),
     "min-tags": RuleKind("number", "drops photos that have fewer than N tags left"),
 }
@@ -52,32 +54,33 @@ class Rule:
     """A rule and its value.
 
     Attributes:
-      text: as the user wrote it.
       name: of its kind.
+      text: as the user wrote it, but for a file's folders: where a list lies decides nothing.
       number: where the kind has one, else 0.
-      listed: tags as ids, where the kind has a list.
+      listed: tags as ids, where the kind has a list, each once and in the list's order.
       must_exist: whether a listed tag that no photo has is an error: a mistyped one is, one of a long file is not.
     """
 
-    text: str
     name: str
+    text: str = field(repr=False)
     number: int = 0
     listed: tuple[str, ...] = ()
     must_exist: bool = False
 
 
-def parse_pruning(texts: Sequence[str]) -> tuple[Rule, ...]:
+def parse_pruning(texts: Sequence[str], *, where: str = "--pruning") -> tuple[Rule, ...]:
     """Pruning rules from the command line, presets spelt out.
 
     Args:
       texts: such as `digits`, `min-images=20`, `stop=sea,sun`, `allow=@tags.txt` (one tag a line) or `mirflickr`.
+      where: what they were given to, for messages.
 
     Raises:
       UsageError: an unknown name, or a value that is missing, superfluous or of the wrong kind.
       UserError: a list's file cannot be read.
     """
     spelt = [rule for text in texts for rule in PRESETS.get(text, (text,))]
-    return tuple(_parse(text, PRUNING, "--pruning", [*PRUNING, *PRESETS]) for text in spelt)
+    return tuple(_parse(text, PRUNING, where, [*PRUNING, *PRESETS]) for text in spelt)
 
 
 def parse_balancing(texts: Sequence[str]) -> tuple[Rule, ...]:
@@ -87,25 +90,6 @@ def parse_balancing(texts: Sequence[str]) -> tuple[Rule, ...]:
       UsageError: as `parse_pruning`.
     """
     return tuple(_parse(text, BALANCING, "--balancing", list(BALANCING)) for text in texts)
-
-
-def read_tag_order(path: Path) -> tuple[str, ...]:
-    """The tags of a file, one a line, as ids in the order of its lines.
-
-    Raises:
-      UserError: it cannot be read, is empty, or has a line that is no tag or stands twice.
-    """
-    first_line: dict[str, int] = {}
-    for line, text in enumerate(_read_list(path), start=1):
-        tag = normalise_tag(text)
-        where = f"{path}, line {line}"
-        if not tag:
-            raise UserError(f"{text!r} is no tag", where=where, hint="expected one tag a line")
-        if first_line.setdefault(tag, line) != line:
-            raise UserError(f"the tag {tag!r} stands in line {first_line[tag]} too", where=where)
-    if not first_line:
-        raise UserError("the file is empty", where=path, hint="expected one tag a line")
-    return tuple(first_line)
 
 
 def describe(kinds: Mapping[str, RuleKind], presets: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -126,16 +110,17 @@ def _parse(text: str, kinds: Mapping[str, RuleKind], flag: str, names: Sequence[
     if kind.value is None:
         if equals:
             raise UsageError(f"{text!r}: the rule {name} has no value", where=flag, hint=f"write {name}")
-        return Rule(text, name)
+        return Rule(name, text)
     if kind.value == "number":
         if not value.isdecimal() or int(value) < 1:
             raise UsageError(f"{text!r}: expected a whole number of at least 1, as in {name}=20", where=flag)
-        return Rule(text, name, number=int(value))
+        return Rule(name, text, number=int(value))
     if not value.removeprefix("@"):
         raise UsageError(f"{text!r}: expected tags or a file, as in {name}=sea,sun or {name}=@tags.txt", where=flag)
     if value.startswith("@"):
-        return Rule(text, name, listed=_ids(_read_list(Path(value[1:]))))
-    return Rule(text, name, listed=_ids(value.split(",")), must_exist=True)
+        path = Path(value[1:])
+        return Rule(name, f"{name}=@{path.name}", listed=_ids(_read_list(path)))
+    return Rule(name, text, listed=_ids(value.split(",")), must_exist=name != "vocabulary")
 
 
 def _read_list(path: Path) -> list[str]:
@@ -148,4 +133,4 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _ids(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted({normalise_tag(text) for text in texts} - {""}))
+    return tuple(dict.fromkeys(tag for text in texts if (tag := normalise_tag(text))))

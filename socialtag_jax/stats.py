@@ -9,7 +9,7 @@ from typing import Any
 
 from socialtag_jax.balancing import balance
 from socialtag_jax.labels import normalise, pack
-from socialtag_jax.pruning import CameraMaker, Step, camera_makers, prune, table
+from socialtag_jax.pruning import CameraMaker, Step, camera_makers, prune, require_listed, table
 from socialtag_jax.rules import Rule
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.sources.photo import Photo
@@ -56,15 +56,16 @@ def of_source(photos: Iterable[Photo], pruning: Sequence[Rule], balancing: Seque
       seed: of the balancing.
     """
     found = pack(photo.tags for photo in photos)
-    as_found = Step.of("as found", found)
     labels = normalise(found)
-    del found  # a million photos take memory
+    report = [Step.of("as found", found), Step.of("normalised", labels)]
+    del found  # the texts of a million photos
     makers = camera_makers(labels)
-    labels, report = prune(labels, pruning)
+    require_listed(labels, pruning)
+    labels, steps = prune(labels, pruning)
     labels = labels.in_vocabulary_order()
     vocabulary = labels.vocabulary()
     labels, balanced = balance(labels, labels.photos, balancing, seed)
-    return Report(vocabulary, {"whole": labels.statistics()}, [as_found, *report] if pruning else (), balanced, makers)
+    return Report(vocabulary, {"whole": labels.statistics()}, [*report, *steps] if pruning else (), balanced, makers)
 
 
 def as_json(report: Report, top: int) -> dict[str, Any]:

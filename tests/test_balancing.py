@@ -52,6 +52,21 @@ def test_only_training_photos_change_and_empty_ones_go():
     assert all(labels.of(photo) == (0,) for photo in dropped)
 
 
+def test_photos_that_have_no_other_tag_go_first():
+    """Thirty photos have love alone: as many as down-sampling takes, and no photo then denies a love that it has."""
+    photos = [["love"]] * 30 + [["love", "sea"]] * 20
+    labels = labels_of(photos)
+    left, _ = balance(labels, labels.photos, parse_balancing(["down-sample=1"]), seed=0)
+    assert left.photos.tolist() == list(range(30, 50))
+    assert all(left.of(photo) == (0, 1) for photo in left.photos.tolist())
+
+
+def test_photos_without_tags_stay():
+    labels = labels_of([["love"], [], ["love", "sea"], []])
+    left, _ = balance(labels, labels.photos, parse_balancing(["square-root=9"]), seed=0)
+    assert left.photos.tolist() == [0, 1, 2, 3]
+
+
 def test_the_choice_goes_by_the_seed_and_the_order_of_photos():
     labels = labels_of(PHOTOS)
     rules = parse_balancing(["down-sample=2"])

@@ -133,7 +133,7 @@ def test_a_split_never_vanishes_silently(tmp_path: Path):
     rows = {"1.png": (["a"], "train"), "2.png": (["a"], "validation"), "3.png": (["a"], "test")}
     folder = photo_folder(tmp_path / "in", rows)
     (folder / "2.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"none of the 1 validation photos can be decoded, for example .*2\.png"):
+    with pytest.raises(UserError, match=r"none of the 1 validation photos is left, for example .*2\.png: 1 cannot"):
         prepared(folder, tmp_path / "out")
 
 

@@ -50,17 +50,60 @@ def test_pruned_photos_are_never_decoded(source: Path, tmp_path: Path):
 
 
 def test_what_cannot_be_decoded_counts_for_nothing(tmp_path: Path):
-    """Sky is on nine photos; where one of them is damaged, it falls below nine, and the year's photos are as before."""
+    """A damaged photo gives the data set that its row's absence would give."""
     source = photo_folder(tmp_path / "in", ROWS)
     rules = parse_pruning(["min-images=9", "min-tags=1"])
     assert open_dataset(prepared(source, tmp_path / "whole", pruning=rules).folder).vocabulary.tags == ("sea", "sky")
+    # Sky is on nine photos, this one among them.
     (source / "01.png").write_bytes(b"no image")
     result = prepared(source, tmp_path / "damaged", pruning=rules)
     dataset = open_dataset(result.folder)
     assert dataset.vocabulary.tags == ("sea",)
-    # 2008 is on seven photos, and was gone before: two photos had nothing else.
+    # Two photos have nothing but the year, which is on seven.
     assert (result.photos, result.written, result.rejected, result.left_out) == (20, 17, 1, 2)
-    assert dataset.reports["pruning"][0].images == 17
+    images = [(step.rule, step.images) for step in dataset.reports["pruning"]]
+    assert images == [
+        ("as found", 20),
+        ("normalised", 20),
+        ("without rejected photos", 19),
+        ("min-images=9", 19),
+        ("min-tags=1", 17),
+    ]
+
+
+def test_rules_count_all_photos_but_the_damaged(tmp_path: Path):
+    """Photos that a rule leaves out still count for the rules before it, the second time as well."""
+    tags = {"a": ["x", "y"], "b": ["x"], "c": ["y", "z"], "d": ["z", "y"], "e": ["z", "y"], "f": ["z", "y"]}
+    rules = parse_pruning(["min-images=2", "min-tags=2"])
+    splits = {"a": "validation", "c": "test"}
+    rows = {f"{name}.png": (its, splits.get(name, "train")) for name, its in tags.items()}
+    source = photo_folder(tmp_path / "in", rows)
+    (source / "f.png").write_bytes(b"no image")
+    damaged = open_dataset(prepared(source, tmp_path / "damaged", pruning=rules).folder)
+    del rows["f.png"]
+    absent = open_dataset(prepared(photo_folder(tmp_path / "absent", rows), tmp_path / "out", pruning=rules).folder)
+    assert damaged.vocabulary == absent.vocabulary
+    assert damaged.vocabulary.tags == ("y", "z", "x")
+    assert tags_by_photo(damaged) == tags_by_photo(absent)
+
+
+def test_a_listed_tag_of_a_damaged_photo_is_no_mistake(tmp_path: Path):
+    rows = {**ROWS, "20.png": (["sea", "selfie"], "train")}
+    source = photo_folder(tmp_path / "in", rows)
+    (source / "20.png").write_bytes(b"")
+    result = prepared(source, tmp_path / "out", pruning=parse_pruning(["min-images=2", "stop=selfie"]))
+    assert (result.written, result.rejected) == (20, 1)
+
+
+def test_a_split_never_vanishes_because_of_pruning(tmp_path: Path):
+    """Of the two photos with q, in validation and in test, one is damaged: then q is too rare, and the other goes."""
+    rows = {f"{n}.png": (["p"], "train") for n in range(5)}
+    rows |= {"v.png": (["q"], "validation"), "t.png": (["q"], "test"), "t2.png": (["p"], "test")}
+    source = photo_folder(tmp_path / "in", rows)
+    (source / "t.png").write_bytes(b"no image")
+    words = r"none of the 1 validation photos is left, for example .*v\.png: 0 cannot be decoded, 1 have no tag"
+    with pytest.raises(UserError, match=words):
+        prepared(source, tmp_path / "out", pruning=parse_pruning(["min-images=2", "min-tags=1"]))
 
 
 def test_balancing_changes_training_photos_alone(source: Path, tmp_path: Path):
@@ -105,22 +148,16 @@ def test_stats_shows_both(socialtag: Socialtag, source: Path, tmp_path: Path):
     assert "--pruning, --balancing: a prepared data set keeps its tags" in refused.err
 
 
-def test_tags_in_a_given_order(socialtag: Socialtag, source: Path, tmp_path: Path):
+def test_a_given_vocabulary(source: Path, tmp_path: Path):
     """For a model that was trained elsewhere: its outputs are these tags, those that no photo has included."""
     order = tmp_path / "order.txt"
     order.write_text("sky\nNowhere\n#Sea\n", encoding="utf-8")
-    command = ("prepare", "--source", "tags-csv", "--input", source, "--output", tmp_path / "out", "--tag-order", order)
-    dataset = open_dataset(Path(socialtag(*command).out.strip()))
+    lines: list[str] = []
+    rules = parse_pruning([f"vocabulary=@{order}", "min-tags=1"])
+    result = prepared(source, tmp_path / "out", pruning=rules, log=lines.append)
+    dataset = open_dataset(result.folder)
     assert dataset.vocabulary.tags == ("sky", "nowhere", "sea")
-    assert dataset.vocabulary.displays == ("sky", "nowhere", "sea")
-    assert tags_by_photo(dataset) == {name: set(tags) - {"2008"} for name, (tags, _) in ROWS.items()}
-    for content, words in (
-        ("sea\nSea\n", "order.txt, line 2: the tag 'sea' stands in line 1 too"),
-        ("sea\n\n", "order.txt, line 2: '' is no tag"),
-        ("", "order.txt: the file is empty"),
-        ("nowhere\n", "--tag-order: no photo has any of the tags listed"),
-    ):
-        order.write_text(content, encoding="utf-8")
-        refused = socialtag(*command)
-        assert refused.code == 1
-        assert words in refused.err
+    # The two photos that have the year alone are left out.
+    assert tags_by_photo(dataset) == {f"{n:02d}.png": set(TAGS[n]) - {"2008"} for n in range(18)}
+    assert dataset.reports["pruning"][-2].unique_tags == 2
+    assert "warning: 1 of the 3 tags of the vocabulary are on no photo" in lines

@@ -6,7 +6,7 @@ import pytest
 
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.labels import Labels, normalise, pack
-from socialtag_jax.pruning import CameraMaker, Step, camera_makers, prune, table
+from socialtag_jax.pruning import CameraMaker, Step, camera_makers, prune, require_listed, table
 from socialtag_jax.rules import parse_pruning
 
 PHOTOS = [
@@ -33,8 +33,7 @@ def test_report_worked_by_hand():
     labels, steps = prune(
         normalise(pack(PHOTOS)), parse_pruning(["camera-makers", "digits", "min-images=2", "min-tags=1"])
     )
-    steps.insert(0, Step.of("as found", pack(PHOTOS)))
-    assert steps == [
+    assert [Step.of("as found", pack(PHOTOS)), Step.of("normalised", normalise(pack(PHOTOS))), *steps] == [
         # Nikon, NikonD80, sea, 2008, canon, sky, Sea, 50mm, nikkor, nikond80, sun; more than once: sea, sky.
         Step("as found", 6, 1, 11, 9, 14 / 6, 2.5, 4, 3),
         # Sea is sea (now on four photos), NikonD80 is nikond80; more than once: nikond80, sea, sky.
@@ -72,7 +71,14 @@ def test_rules_one_by_one(tmp_path: Path):
     # As written, not in the alphabet's order.
     assert pruned(photos, "max-tags=2") == {0: ["b", "sea"], 1: ["a", "sea"], 2: ["sea"]}
     assert pruned(photos, "min-tags=2") == {0: ["a", "b", "sea"], 1: ["a", "sea"]}
-    assert pruned([[], []], "max-tags=2", "min-tags=1") == {}
+    # The owner's words for a model's outputs.
+    labels, _ = prune(normalise(pack(photos)), parse_pruning(["vocabulary=sea,nowhere,#B", "min-tags=2"]))
+    assert labels.vocabulary().tags == tuple(labels.in_vocabulary_order().tags) == ("sea", "nowhere", "b")
+    assert {photo: labels.of(photo) for photo in labels.photos.tolist()} == {0: (0, 2)}
+    with pytest.raises(UserError, match=r"no tag is left after 'max-tags=2'"):
+        pruned([[], []], "max-tags=2", "min-tags=1")
+    with pytest.raises(UserError, match=r"no tag is left in any photo"):
+        pruned([[], []])
 
 
 def test_order_matters():
@@ -85,7 +91,10 @@ def test_order_matters():
     ("rule", "words"),
     [
         ("digit", "there is no rule 'digit' -- did you mean 'digits'?"),
-        ("xyz", "one of camera-makers, digits, min-images, most-frequent, stop, allow, max-tags, min-tags, mirflickr"),
+        (
+            "xyz",
+            "-- one of camera-makers, digits, min-images, most-frequent, stop, allow, vocabulary, max-tags",
+        ),
         ("digits=3", "'digits=3': the rule digits has no value"),
         ("min-images", "'min-images': expected a whole number of at least 1, as in min-images=20"),
         ("min-images=0", "expected a whole number"),
@@ -112,13 +121,14 @@ def test_lists_that_cannot_be_read(tmp_path: Path):
 def test_listed_tags_that_no_photo_has():
     photos = normalise(pack([["mountain", "mountains", "fountain", "maintain", "sea"]]))
     with pytest.raises(UsageError) as caught:
-        prune(photos, parse_pruning(["allow=Mountian,sea,zebra"]))
+        require_listed(photos, parse_pruning(["allow=Mountian,sea,zebra"]))
     message = str(caught.value)
     assert message.startswith("--pruning: no photo has the tag 'mountian' (nor 1 more of the list) -- did you mean")
     assert message.count("' or '") == 2
     assert "'mountain'" in message
     with pytest.raises(UsageError, match="no photo has the tag 'xyz' -- leave it out"):
-        prune(photos, parse_pruning(["stop=xyz"]))
+        require_listed(photos, parse_pruning(["stop=xyz"]))
+    require_listed(photos, parse_pruning(["vocabulary=sea,xyz"]))
 
 
 def test_camera_makers_worked_by_hand():
@@ -132,4 +142,13 @@ def test_table():
     text = table(steps)
     titles = " ".join(text.splitlines()[0].split())
     assert titles == "photos without tags unique tags used once mean median max most used"
-    assert text.splitlines()[2].split() == ["digits", "6", "1", "6", "66.7%", "1.67", "2", "3", "4"]
+    assert text.splitlines()[1].split() == ["digits", "6", "1", "6", "66.7%", "1.67", "2", "3", "4"]
+
+
+def test_where_a_list_lies_decides_nothing(tmp_path: Path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "stop.txt").write_text("sea\n", encoding="utf-8")
+    one, other = (parse_pruning([f"stop=@{tmp_path / folder / 'stop.txt'}"]) for folder in ("a", "b"))
+    assert one == other
+    assert one[0].text == "stop=@stop.txt"

@@ -54,12 +54,22 @@ def test_other_sizes() -> None:
     assert sizes_of(photos, 0.1, 7) == (11, 2, 7)
     # Both 0.45 x 4 are rounded to 2, but training keeps one.
     assert sizes_of(photos[:4], 0.45, 0.45) == (1, 2, 1)
-    for validation, test in ((0.0, 0.1), (0.1, -0.1), (2.5, 0.1)):
+    for validation, test in ((0.0, 0.1), (0.1, -0.1), (2.5, 0.1), (float("nan"), 0.1), (float("inf"), 0.1)):
         with pytest.raises(UsageError, match=r"expected a share below 1, such as 0\.1, or a whole number of photos"):
             sizes_of(photos, validation, test)
     for validation, test in ((0.8, 0.2), (15, 0.25), (10, 10)):
         with pytest.raises(UsageError, match="leave none of the 20 photos for training"):
             sizes_of(photos, validation, test)
+
+
+def test_amounts_of_named_splits() -> None:
+    photos = make_photos(["train"] * 10 + ["test"] * 20)
+    assert sizes(assign_splits(photos, seed=0, validation=4, warn=lambda _: None)) == (6, 4, 20)
+    with pytest.raises(UsageError, match="--validation: 10 photos for validation leave none of the 10 in train"):
+        assign_splits(photos, seed=0, validation=10, warn=lambda _: None)
+    # Nothing is drawn where every split is named.
+    named = make_photos(["train"] * 3 + ["validation", "test"])
+    assert sizes(assign_splits(named, seed=0, validation=9, test=9, warn=pytest.fail)) == (3, 1, 1)
 
 
 def test_random_splits_depend_on_the_seed_and_not_on_the_order_of_rows() -> None:

@@ -253,6 +253,15 @@ def test_bad_config(option: str, value: int):
         builder_class("harrison").builder_config_cls(name="small", **{option: value})
 
 
+@pytest.mark.parametrize(
+    ("pruning", "words"),
+    [("mirflickr", "pruning is 'mirflickr', expected a list"), (["nosuch"], "there is no rule 'nosuch'")],
+)
+def test_bad_pruning(pruning: object, words: str):
+    with pytest.raises(UsageError, match=f"--config: {words}"):
+        builder_class("harrison").builder_config_cls(name="small", pruning=pruning)
+
+
 @needs_writer
 @pytest.mark.parametrize(
     ("package", "options", "words"),

@@ -1,6 +1,6 @@
 """Can the tags of MIRFLICKR's million photos be read, pruned and counted within 1 GB of memory?
 
-Tag files in MIRFLICKR-1M's layout are generated: about as many different tags, of Zipf-like frequencies, with camera
+Tag files in MIRFLICKR-1M's layout are generated: twice as many different tags, of Zipf-like frequencies, with camera
 makers, years, and photos without tags. Then `socialtag stats FOLDER --source mirflickr --pruning mirflickr` runs on
 them in a process of its own, whose largest resident size is what counts.
 

@@ -27,6 +27,9 @@ from socialtag_jax.shards.near_duplicates import perceptual_hash
 from socialtag_jax.shards.tfrecord import RecordSource, write_records
 from socialtag_jax.sources.photo import Photo
 
+FORMAT = 2
+"""Of a chunk's file, and of how its images are made: chunks of another one are not used."""
+
 CHUNK_PHOTOS = 64
 _CHUNKS_AHEAD = 64
 """Chunks that wait for each worker: enough for the time in which the main process looks for faults."""

@@ -28,9 +28,9 @@ _CANDIDATES = 1 << 21
 
 
 def _cosines() -> np.ndarray:
-    """float32 [12, 32]: the low-frequency rows of a cosine transform (DCT-II)."""
+    """float64 [12, 32]: the low-frequency rows of a cosine transform (DCT-II)."""
     frequency, position = np.arange(_LOW)[:, None], np.arange(_SIZE)[None, :]
-    return np.cos(np.pi * frequency * (position + 0.5) / _SIZE).astype(np.float32)
+    return np.cos(np.pi * frequency * (position + 0.5) / _SIZE)
 
 
 _COSINES = _cosines()
@@ -45,8 +45,9 @@ def perceptual_hash(image: Image.Image) -> bytes:
       18 bytes: bit k says whether coefficient k is over the median of all but the mean's; the first 64 bits are those
       of the 8 x 8 lowest frequencies.
     """
-    small = image.resize((_SIZE, _SIZE), Image.Resampling.BOX).convert("L")
-    coefficients = (_COSINES @ np.asarray(small, np.float32) @ _COSINES.T).ravel()[_ORDER]
+    small = image.convert("L").resize((_SIZE, _SIZE), Image.Resampling.BOX, reducing_gap=1.0)
+    # Rounded, so that no processor's own way of adding up decides a bit.
+    coefficients = np.round(_COSINES @ np.asarray(small, np.float64) @ _COSINES.T, 6).ravel()[_ORDER]
     # The first one is the mean brightness.
     return np.packbits(coefficients > np.median(coefficients[1:])).tobytes()
 
@@ -68,6 +69,8 @@ class NearDuplicate:
 
 def find_near_duplicates(hashes: np.ndarray, splits: Sequence[str]) -> list[NearDuplicate]:
     """Searches every photo of the validation and test splits among those of other splits.
+
+    What a copy has changed in all four places is missed: a hundredth of those that are 15 % brighter.
 
     Photos are compared when one of the four quarters of their first 64 bits is equal; then the whole hashes count.
 

@@ -19,18 +19,17 @@ import numpy as np
 from socialtag_jax import files
 from socialtag_jax.balancing import balance
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.labels import Labels
+from socialtag_jax.labels import Labels, normalise
 from socialtag_jax.progress import Progress
-from socialtag_jax.pruning import Step, prune_found, table
+from socialtag_jax.pruning import Step, prune, require_listed, table
 from socialtag_jax.rules import Rule
 from socialtag_jax.shards import chunks, near_duplicates
 from socialtag_jax.shards.dataset import LABELS, MANIFEST, NEAR_DUPLICATES, REJECTS, STATISTICS, read_source
 from socialtag_jax.shards.images import IMAGE_SIZE
-from socialtag_jax.shards.writing import CanonicalImages, read_chunks, write_rejects, write_split
+from socialtag_jax.shards.writing import CanonicalImages, read_chunks, rejects_csv, write_split
 from socialtag_jax.sources.photo import Photo
 from socialtag_jax.sources.splits import SPLITS, leak_free_splits
 from socialtag_jax.sources.table import PhotoTable
-from socialtag_jax.tags import TagVocabulary
 
 _PLAN = "plan.json"
 
@@ -47,8 +46,6 @@ class PrepareOptions:
       validation: share (below 1) or number of the photos that are drawn for validation, where the source does not say.
       test: the same for test.
       pruning: rules that drop tags and photos, in order.
-      tag_order: the vocabulary, whether photos have these tags or not; other tags are dropped. None for the tags that
-        pruning leaves, those of most photos first.
       balancing: of the tags in the train split.
       allow_leaks: goes on when byte-identical photos stand in two splits.
       workers: processes that decode; None for one a core.
@@ -61,7 +58,6 @@ class PrepareOptions:
     validation: float = 0.1
     test: float = 0.1
     pruning: tuple[Rule, ...] = ()
-    tag_order: tuple[str, ...] | None = None
     balancing: tuple[Rule, ...] = ()
     allow_leaks: bool = False
     workers: int | None = None
@@ -120,19 +116,23 @@ def prepare(
     folder = output / options.name / options.version
     listed = _in_record_order(listed, options.seed)
     found = listed.labels()
-    labels, report = prune_found(found, options.pruning)
-    if options.tag_order is not None and not len(labels.in_order(options.tag_order).rows):
-        raise UserError("no photo has any of the tags listed", where="--tag-order", hint="one tag a line is expected")
+    normalised = normalise(found)
+    report = [Step.of("as found", found), Step.of("normalised", normalised)]
+    del found  # the texts of a million photos
+    require_listed(normalised, options.pruning)
+    labels, steps = prune(normalised, options.pruning)
     kept = listed.take(np.flatnonzero(np.isin(listed.positions, labels.photos)))
     files_state = _files_state(kept)
     fingerprint = _fingerprint(files_state, listed, options)
     if folder.exists():
         return _existing(folder, fingerprint, options)
     if options.pruning:
-        log(table(report))
+        log(table([*report, *steps]))
+    if labels.fixed and (unused := int(np.sum(labels.counts == 0))):
+        log(f"warning: {unused:,} of the {len(labels.tags):,} tags of the vocabulary are on no photo")
     partial = folder.with_name(f".{options.version}.partial")
     with files.exclusive(partial):
-        _open_partial(partial, hashlib.sha256(f"{files_state} {options.image_size}".encode()).hexdigest(), log)
+        _open_partial(partial, _plan(files_state, options), log)
         with chunks.ChunkPool(kept, partial, options.image_size, options.workers, stream) as pool:
             # All that can be wrong with the splits is found while the first photos are being decoded.
             splits = leak_free_splits(
@@ -152,15 +152,19 @@ def prepare(
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir()
         images = read_chunks(pool.files, len(kept))
-        write_rejects(final / REJECTS, [(kept[index], reason) for index, reason in images.rejected])
+        rejects = ((kept.image_id(index), reason, kept[index].where) for index, reason in images.rejected)
+        files.write_text(final / REJECTS, rejects_csv(rejects))
         if not len(images):
             raise _nothing_left(kept, images, final, folder)
-        _check_splits(splits, kept, images, log)
+        if len(images) < 0.9 * len(kept):
+            log(f"warning: {len(kept) - len(images)} of {len(kept)} photos cannot be decoded")
         if images.rejected:
             # What cannot be decoded counts for nothing: not in the vocabulary, nor in any statistics.
-            decoded = np.isin(found.photos, kept.positions[images.photos])
-            labels, report = prune_found(found.keep_photos(decoded), options.pruning)
-        written = _write_dataset(kept, splits, images, labels, report, final, options, log, stream)
+            rejected = kept.positions[[index for index, _ in images.rejected]]
+            decodable = normalised.keep_photos(~np.isin(normalised.photos, rejected))
+            report.append(Step.of("without rejected photos", decodable))
+            labels, steps = prune(decodable, options.pruning)
+        written = _write_dataset(kept, splits, images, labels, [*report, *steps], final, options, log, stream)
         counts = {"photos": len(listed), "written": written, "rejected": len(images.rejected)}
         counts["left_out"] = counts["photos"] - counts["written"] - counts["rejected"]
         metadata.write_manifest(final, fingerprint, counts)
@@ -174,6 +178,11 @@ def _in_record_order(photos: PhotoTable, seed: int) -> PhotoTable:
     image_ids = list(photos.image_ids)
     by_id = np.array(sorted(range(len(photos)), key=image_ids.__getitem__), np.int64)
     return photos.take(by_id[np.random.default_rng(seed).permutation(len(photos))])
+
+
+def _plan(files_state: str, options: PrepareOptions) -> str:
+    """What the chunks are made of; those of another plan are made anew."""
+    return hashlib.sha256(f"{files_state} {options.image_size} {chunks.FORMAT}".encode()).hexdigest()
 
 
 def _files_state(photos: PhotoTable) -> str:
@@ -233,23 +242,20 @@ def _nothing_left(photos: PhotoTable, images: CanonicalImages, final: Path, fold
     )
 
 
-def _check_splits(
-    splits: Sequence[str], photos: PhotoTable, images: CanonicalImages, log: Callable[[str], None]
-) -> None:
-    """A split must not vanish without a word because its photos could not be decoded."""
-    names = np.array(splits)
-    left = set(names[images.photos].tolist())
+def _check_splits(split_names: np.ndarray, photos: PhotoTable, images: CanonicalImages) -> None:
+    """A split must not vanish without a word because its photos could not be decoded, or have no tag left."""
+    left = set(split_names[images.photos].tolist())
     for split in SPLITS:
-        wanted = np.flatnonzero(names == split)
+        wanted = np.flatnonzero(split_names == split)
         if len(wanted) and split not in left:
             first = photos[int(wanted[0])]
+            rejected = sum(split_names[index] == split for index, _ in images.rejected)
             raise UserError(
-                f"none of the {len(wanted)} {split} photos can be decoded, for example {first.path}",
+                f"none of the {len(wanted)} {split} photos is left, for example {first.path}: {rejected} cannot be "
+                f"decoded, {len(wanted) - rejected} have no tag that is kept",
                 where=first.where or None,
-                hint="repair them, or give the split other photos",
+                hint="repair them, loosen --pruning, or give the split other photos",
             )
-    if len(images) < 0.9 * len(photos):
-        log(f"warning: {len(photos) - len(images)} of {len(photos)} photos cannot be decoded")
 
 
 def _write_dataset(
@@ -266,15 +272,18 @@ def _write_dataset(
     """Writes shards, TFDS metadata, labels, statistics and near-duplicates; returns how many photos were written."""
     from socialtag_jax.shards import metadata
 
-    labels = labels.in_vocabulary_order() if options.tag_order is None else labels.in_order(options.tag_order)
-    vocabulary = TagVocabulary(tuple(labels.tags), tuple(labels.displays))
+    labels = labels.in_vocabulary_order()
+    vocabulary = labels.vocabulary()
     split_names = np.array(splits)
+    # Pruning them anew may bring back a photo that was left out before, and so was never decoded.
+    labels = labels.keep_photos(np.isin(labels.photos, photos.positions[images.photos]))
     images = images.take(np.isin(photos.positions[images.photos], labels.photos))
     training = images.photos[split_names[images.photos] == "train"]
     labels, balanced = balance(labels, photos.positions[training], options.balancing, options.seed)
     if balanced:
         log(table(balanced))
     images = images.take(np.isin(photos.positions[images.photos], labels.photos))
+    _check_splits(split_names, photos, images)
     progress = Progress("write", len(images), "images", stream)
     shards, statistics = {}, {}
     done = 0

@@ -6,10 +6,8 @@ those that turn out not to be decodable included.
 """
 
 import abc
-import csv
 import dataclasses
 import importlib.util
-import io
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,12 +18,14 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.file_adapters import FileFormat
 
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.pruning import prune_found, table
+from socialtag_jax.labels import normalise
+from socialtag_jax.pruning import Step, prune, require_listed, table
 from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards import metadata, tfds_examples
 from socialtag_jax.shards.dataset import REJECTS
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.shards.tfds_examples import PlannedPhoto, Reject
+from socialtag_jax.shards.writing import rejects_csv
 from socialtag_jax.sources.photo import Photo
 from socialtag_jax.sources.splits import SPLITS, leak_free_splits
 from socialtag_jax.sources.table import PhotoTable
@@ -58,6 +58,9 @@ class TaggedPhotosConfig(tfds.core.BuilderConfig):
         for name, value, low in (("image_size", self.image_size, 32), ("seed", self.seed, 0)):
             if value < low:
                 raise UsageError(f"{name} is {value}, expected at least {low}", where="--config")
+        if isinstance(self.pruning, str):
+            raise UsageError(f"pruning is {self.pruning!r}, expected a list of rules", where="--config")
+        parse_pruning(self.pruning, where="--config")
 
 
 class TaggedPhotosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -92,8 +95,13 @@ class TaggedPhotosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         photos = PhotoTable(self._read(Path(dl_manager.manual_dir).absolute()))
         if not photos:
             raise UserError("the source has no photos", where=dl_manager.manual_dir)
-        labels, report = prune_found(photos.labels(), parse_pruning(self.builder_config.pruning))
-        _log.info("pruning:\n%s", table(report))
+        rules = parse_pruning(self.builder_config.pruning, where="--config")
+        found = photos.labels()
+        labels = normalise(found)
+        report = [Step.of("as found", found), Step.of("normalised", labels)]
+        require_listed(labels, rules)
+        labels, steps = prune(labels, rules)
+        _log.info("pruning:\n%s", table([*report, *steps]))
         photos = photos.take(labels.photos)
         splits = leak_free_splits(
             photos,
@@ -156,7 +164,7 @@ class TaggedPhotosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 one for split in self._planned for one in tfds_examples.read_rejects(self._rejects_file(split))
             ]
             self._plan_folder.rmtree()
-        (self.data_path / REJECTS).write_bytes(_rejects_table(self._rejects))
+        (self.data_path / REJECTS).write_bytes(rejects_csv(self._rejects).encode("utf-8", "surrogateescape"))
         self._report(capped=download_config.max_examples_per_split is not None)
 
     def _report(self, *, capped: bool) -> None:
@@ -171,11 +179,3 @@ class TaggedPhotosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 "%d of %d photos cannot be decoded, see %s; the first one: %s: %s",
                 *(rejected, photos, REJECTS, first.image_id, first.reason),
             )
-
-
-def _rejects_table(rejects: Sequence[Reject]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Reject._fields)
-    writer.writerows(sorted(rejects))
-    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -59,7 +59,7 @@ def _outcome(photo: PlannedPhoto, image_size: int) -> tuple[str, dict[str, Any]]
     try:
         image = canonical_jpeg(Path(photo.path), image_size)
     except ImageError as error:
-        return Reject(photo.image_id, str(error), photo.where)
+        return Reject(photo.image_id, error.what, photo.where)
     return photo.image_id, {"image": image, "image_id": photo.image_id, "tags": list(photo.tags)}
 
 

@@ -3,13 +3,12 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from socialtag_jax import files
 from socialtag_jax.labels import Labels
 from socialtag_jax.progress import Progress
 from socialtag_jax.shards import chunks
@@ -17,7 +16,6 @@ from socialtag_jax.shards.dataset import SplitShards
 from socialtag_jax.shards.example import Record, encode_example
 from socialtag_jax.shards.near_duplicates import HASH_BYTES
 from socialtag_jax.shards.tfrecord import RecordSource, write_shard
-from socialtag_jax.sources.photo import Photo
 from socialtag_jax.sources.table import PhotoTable
 
 _SHARD_BYTES = 128 * 2**20
@@ -119,6 +117,8 @@ def write_split(
             previous = source
             tags = labels.of(int(photos.positions[index]))
             yield encode_example(Record(source[record], photos.image_id(index), tags))
+        if previous is not None:
+            previous.close()
 
     # Sizes are needed before the first byte is written, since the number of shards is part of every name.
     count = max(1, min(len(images), -(-int(images.sizes.sum()) // _SHARD_BYTES)))
@@ -134,11 +134,10 @@ def write_split(
     return SplitShards(lengths, size)
 
 
-def write_rejects(path: Path, rejected: Sequence[tuple[Photo, str]]) -> None:
-    """Writes the photos that could not be decoded, with the reason and the row that names each."""
+def rejects_csv(rejects: Iterable[tuple[str, str, str]]) -> str:
+    """The photos that could not be decoded, as CSV text: image id, reason, and the row that names each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image_id", "reason", "where"))
-    for photo, reason in sorted(rejected, key=lambda item: item[0].image_id):
-        writer.writerow((photo.image_id, reason, photo.where))
-    files.write_text(path, text.getvalue())
+    writer.writerows(sorted(rejects))
+    return text.getvalue()

@@ -9,7 +9,10 @@ from pathlib import Path
 from socialtag_jax.errors import UsageError
 from socialtag_jax.sources.photo import Photo
 
-SOURCES = ("tags-csv", "harrison", "mirflickr", "postcards")
+LABELLED_SOURCES = ("tags-csv", "harrison", "mirflickr")
+"""What `socialtag stats --source` reads."""
+
+SOURCES = (*LABELLED_SOURCES, "postcards")
 """What `socialtag prepare --source` reads."""
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import itertools
+import math
 import os
 import stat
 from collections import defaultdict
@@ -97,21 +98,14 @@ def assign_splits(
     """
     drawn = {"validation": validation, "test": test}
     for split, amount in drawn.items():
-        if amount <= 0 or (amount >= 1 and amount != int(amount)):
+        if not (0 < amount < 1 or (math.isfinite(amount) and amount == int(amount) >= 1)):
             expected = "expected a share below 1, such as 0.1, or a whole number of photos"
             raise UsageError(f"{amount:g}: {expected}", where=f"--{split}")
-    wanted = {split: round(len(photos) * amount) if amount < 1 else int(amount) for split, amount in drawn.items()}
-    if sum(amount if amount < 1 else amount / max(len(photos), 1) for amount in drawn.values()) >= 1:
-        raise UsageError(
-            f"{wanted['validation']:,} for validation and {wanted['test']:,} for test leave none of the "
-            f"{len(photos):,} photos for training",
-            where="--validation, --test",
-        )
     keys = range(len(photos)) if groups is None else groups
     # Unpacking photos takes time: they may be a million.
     found = [photo.split for photo in photos]
     if not any(found):
-        return _random_splits(photos, keys, seed, wanted)
+        return _random_splits(photos, keys, seed, drawn)
     splits = _fill_blanks(photos, found, warn)
     if "train" not in splits:
         raise UserError(
@@ -130,8 +124,15 @@ def assign_splits(
 
 
 def _random_splits(
-    photos: Sequence[Photo], keys: Sequence[Hashable], seed: int, wanted: Mapping[str, int]
+    photos: Sequence[Photo], keys: Sequence[Hashable], seed: int, amounts: Mapping[str, float]
 ) -> list[str]:
+    wanted = {split: round(len(photos) * amount) if amount < 1 else int(amount) for split, amount in amounts.items()}
+    if sum(amount if amount < 1 else amount / len(photos) for amount in amounts.values()) >= 1:
+        raise UsageError(
+            f"{wanted['validation']:,} for validation and {wanted['test']:,} for test leave none of the "
+            f"{len(photos):,} photos for training",
+            where="--validation, --test",
+        )
     groups = _shuffled_groups(photos, range(len(photos)), keys, seed)
     if len(groups) < len(SPLITS):
         raise UserError(
@@ -172,6 +173,10 @@ def _carve_validation(
 ) -> None:
     """Turns `wanted` random photos of train into validation, in place."""
     train = [position for position, split in enumerate(splits) if split == "train"]
+    if wanted >= len(train) > 1:
+        raise UsageError(
+            f"{wanted:,} photos for validation leave none of the {len(train):,} in train", where="--validation"
+        )
     groups = _shuffled_groups(photos, train, keys, seed)
     if len(groups) < 2:
         raise UserError(

@@ -60,7 +60,7 @@ class PhotoTable(Sequence[Photo]):
     def __getitem__(self, index: slice) -> Self: ...
     def __getitem__(self, index: int | slice) -> Photo | Self:
         if isinstance(index, slice):
-            return self.take(np.arange(len(self))[index])
+            return self.take(index)
         row = int(self.positions[index])
         return Photo(
             path=Path(self._paths[row]),
@@ -79,7 +79,7 @@ class PhotoTable(Sequence[Photo]):
         """The image ids, in order."""
         return (self._image_ids[row] for row in self.positions.tolist())
 
-    def take(self, indices: np.ndarray) -> Self:
+    def take(self, indices: np.ndarray | slice) -> Self:
         """The photos at these indices, in their order; shares all memory with this table."""
         taken = object.__new__(type(self))
         taken.__dict__.update(self.__dict__)
