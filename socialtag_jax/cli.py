@@ -75,8 +75,16 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
 
     _add_prepare(add("prepare", commands.prepare, "Turn tagged photos into a data set of TFRecord shards."))
 
-    stats = add("stats", commands.stats, "Print tag statistics of a data set, or of a source's label files.")
-    stats.add_argument("dataset", type=Path, help="a data set's folder, as `prepare` printed it; or a source's")
+    stats = add(
+        "stats",
+        commands.stats,
+        "Print tag statistics of a data set, or of a source's label files.",
+        # The folder comes first: after --pruning, it would be taken for another rule.
+        usage="socialtag stats DATASET [options]",
+    )
+    stats.add_argument(
+        "dataset", type=Path, metavar="DATASET", help="a data set's folder, as `prepare` printed it; or a source's"
+    )
     stats.add_argument(
         "--source", choices=LABELLED_SOURCES, help="count the labels of such a source, without its images"
     )
