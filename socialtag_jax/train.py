@@ -73,14 +73,18 @@ class TrainResult:
     summary: Mapping[str, float]
 
 
-def initial_params(model: TagPredictor, experiment: Experiment, log: Callable[[str], None]) -> Params:
+def initial_params(
+    model: TagPredictor, experiment: Experiment, vocabulary_sha256: str, log: Callable[[str], None]
+) -> Params:
     """Fresh parameters, and in their place what `experiment.weights` has: convolutions, and perhaps a head."""
     params = init_params(model, jax.random.key(experiment.seed), experiment.model.input_size)
     if experiment.weights == "random":
         log("weights: random (no pretrained convolutions)")
         return params
     path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else Path(experiment.weights)
-    loaded = pretrained.load_starting_weights(path, hidden_units=model.hidden_units, n_tags=model.n_tags, log=log)
+    loaded = pretrained.load_starting_weights(
+        path, hidden_units=model.hidden_units, n_tags=model.n_tags, vocabulary_sha256=vocabulary_sha256, log=log
+    )
     return {**params, **jax.tree.map(jnp.asarray, loaded)}
 
 
@@ -202,7 +206,7 @@ class Trainer:
 
         restored = saved.restore_newest(likes)
         if restored is None:
-            params = initial_params(self._model, self._experiment, self._log)
+            params = initial_params(self._model, self._experiment, self._dataset.vocabulary.sha256, self._log)
             return Position(), self._devices.replicate(self._stage_start(Position(), jnp.zeros((), jnp.int32), params))
         position = Position(**restored.meta["position"])
         self._log(f"continuing after epoch {position.epoch}, step {position.step}")
