@@ -137,8 +137,8 @@ def evaluate(
         ranking, labels, n_tags, threshold=suggestion.threshold, max_tags=suggestion.max_tags
     )
     scores = {"model": protocols.summarise(image_scores, counts, precisions)}
-    if "train" in statistics:
-        scores |= protocols.popularity(statistics["train"], labels)
+    if training is not None:
+        scores |= protocols.popularity(training, labels)
     summary = {
         "model": scorer.name,
         "dataset": dataset.name,
