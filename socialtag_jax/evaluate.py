@@ -128,7 +128,8 @@ def evaluate(
     training = protocols.training_counts(statistics, split)
     words = protocols.common_words(training, statistics[split].counts)
     suggestion = scorer.suggestion
-    with ColumnFile(scratch or Path(tempfile.gettempdir()), images, n_tags) as probabilities:
+    hint = f"{'set TMPDIR to a folder' if scratch is None else 'name an --output'} on another disk"
+    with ColumnFile(scratch or Path(tempfile.gettempdir()), images, n_tags, hint=hint) as probabilities:
         ranking, best_words, labels = _predict(
             scorer, dataset, split, words, probabilities, batch_size, threads, stream
         )

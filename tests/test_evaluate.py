@@ -187,8 +187,10 @@ def test_a_full_disk_is_said_before_the_model_is_asked(
 ):
     idle = dataclasses.replace(scorer, score=lambda _: pytest.fail("the model was asked"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=63))
-    with pytest.raises(UserError, match=r"4 x 4 probabilities need 0\.00 GB for a while: 0\.00 GB are free"):
-        evaluate(idle, dataset, "test", batch_size=8, threads=1, stream=io.StringIO(), scratch=tmp_path)
+    needed = r"4 x 4 probabilities need 0\.00 GB for a while: 0\.00 GB are free -- free some space, or"
+    for scratch, hint in ((tmp_path, "name an --output on another disk"), (None, "set TMPDIR to a folder on another")):
+        with pytest.raises(UserError, match=f"{needed} {hint}"):
+            evaluate(idle, dataset, "test", batch_size=8, threads=1, stream=io.StringIO(), scratch=scratch)
 
 
 def test_progress_of_both_phases(dataset: Dataset, scorer: Scorer):
