@@ -25,13 +25,14 @@ class ColumnFile:
       folder: on the file system that is to hold it.
       rows: of the matrix.
       columns: of the matrix.
+      hint: where there is too little space, how to choose another folder.
 
     Raises:
       UserError: the file system has too little free space.
     """
 
-    def __init__(self, folder: Path, rows: int, columns: int, *, block_bytes: int = _BLOCK_BYTES) -> None:
-        self._folder, self._rows, self._columns = folder, rows, columns
+    def __init__(self, folder: Path, rows: int, columns: int, *, hint: str, block_bytes: int = _BLOCK_BYTES) -> None:
+        self._folder, self._rows, self._columns, self._hint = folder, rows, columns, hint
         self._width = min(columns, max(1, block_bytes // (4 * rows)))
         free = shutil.disk_usage(folder).free
         if free < self._size:
@@ -87,5 +88,5 @@ class ColumnFile:
         return UserError(
             f"{self._rows:,} x {self._columns:,} probabilities need {self._size / 1e9:.2f} GB for a while: {found}",
             where=self._folder,
-            hint="free some space, or name an --output on another disk",
+            hint=f"free some space, or {self._hint}",
         )

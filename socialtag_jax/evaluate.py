@@ -128,7 +128,8 @@ def evaluate(
     training = protocols.training_counts(statistics, split)
     words = protocols.common_words(training, statistics[split].counts)
     suggestion = scorer.suggestion
-    with ColumnFile(scratch or Path(tempfile.gettempdir()), images, n_tags) as probabilities:
+    hint = f"{'set TMPDIR to a folder' if scratch is None else 'name an --output'} on another disk"
+    with ColumnFile(scratch or Path(tempfile.gettempdir()), images, n_tags, hint=hint) as probabilities:
         ranking, best_words, labels = _predict(
             scorer, dataset, split, words, probabilities, batch_size, threads, stream
         )
@@ -137,8 +138,8 @@ def evaluate(
         ranking, labels, n_tags, threshold=suggestion.threshold, max_tags=suggestion.max_tags
     )
     scores = {"model": protocols.summarise(image_scores, counts, precisions)}
-    if "train" in statistics:
-        scores |= protocols.popularity(statistics["train"], labels)
+    if training is not None:
+        scores |= protocols.popularity(training, labels)
     summary = {
         "model": scorer.name,
         "dataset": dataset.name,

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from safetensors.numpy import save
 
-from socialtag_jax import export_keras, files, tagger
+from socialtag_jax import export_keras, files, pretrained, tagger
 from socialtag_jax.errors import UserError
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.trained import TrainedModel, inference
@@ -59,9 +58,12 @@ def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
     (folder / tagger.STABLEHLO).write_bytes(exported.serialize())
-    tensors = {f"{layer}/{name}": leaf for layer, leaves in params.items() for name, leaf in leaves.items()}
-    metadata = {"format": "socialtag-jax", "layout": "kernels H,W,I,O"}
-    (folder / tagger.PARAMS).write_bytes(save(tensors, metadata))
+    pretrained.save_weights(
+        params,
+        folder / tagger.PARAMS,
+        source=f"{experiment.name}, step {trained.step}",
+        vocabulary_sha256=trained.vocabulary.sha256,
+    )
     trained.vocabulary.save(folder / tagger.TAGS)
     description = {
         "format_version": tagger.FORMAT_VERSION,

@@ -72,13 +72,19 @@ def load_weights(path: Path) -> LayerParams:
     return _checked(formats.read(path), path)
 
 
-def load_starting_weights(path: Path, *, hidden_units: int, n_tags: int, log: Callable[[str], None]) -> LayerParams:
-    """What a model can start from in a weight file: the 13 convolutions, and the head where it has the model's sizes.
+def load_starting_weights(
+    path: Path, *, hidden_units: int, n_tags: int, vocabulary_sha256: str, log: Callable[[str], None]
+) -> LayerParams:
+    """What a model can start from in a weight file: the 13 convolutions, and the head where it fits.
+
+    A head fits where it has the model's sizes and, if the file says which tags it was trained for, as our own files do,
+    those are the data set's, in its order.
 
     Args:
       path: the file.
       hidden_units: of the model.
       n_tags: of the model.
+      vocabulary_sha256: of the data set's tags.
       log: takes one line, which says whether the head comes from the file, or why not.
 
     Raises:
@@ -86,22 +92,31 @@ def load_starting_weights(path: Path, *, hidden_units: int, n_tags: int, log: Ca
     """
     contents = formats.read(path)
     params = _checked(contents, path)
-    found, wanted = _head_sizes(params), (hidden_units, n_tags)
-    if found == wanted:
-        log(f"weights: {path}: convolutions and head; its {n_tags} tags are taken to be in the data set's order")
+    found, wanted, known = _head_sizes(params), (hidden_units, n_tags), contents.vocabulary_sha256
+    if found == wanted and known in (None, vocabulary_sha256):
+        tags = "are the data set's" if known else "are taken to be in the data set's order: the file does not name them"
+        log(f"weights: {path}: convolutions and head; its {n_tags} tags {tags}")
         return params
-    why = f"the file's has {_count(found)}, the model {_count(wanted)}" if found else _no_head(contents)
+    if found is None:
+        why = _no_head(contents)
+    elif found != wanted:
+        why = f"the file's has {_count(found)}, the model {_count(wanted)}"
+    else:
+        why = f"it was trained for {n_tags} other tags than the data set's, or for the same in another order"
     log(f"weights: {path}: convolutions; the head starts fresh: {why}")
     return {layer: params[layer] for layer in CONVOLUTIONS}
 
 
-def save_weights(params: LayerParams, path: Path, *, source: str = "unknown") -> None:
+def save_weights(
+    params: LayerParams, path: Path, *, source: str = "unknown", vocabulary_sha256: str | None = None
+) -> None:
     """Writes the canonical `.safetensors` file, atomically.
 
     Args:
       params: all 13 convolutions, and both layers of the head or none.
       path: ends in `.safetensors`.
       source: where they come from, for the file's metadata; for the ImageNet weights it is added whose they are.
+      vocabulary_sha256: of the head's tags, for the same; None where they are not known, or there is no head.
 
     Raises:
       UserError: `path` has another suffix, or cannot be written.
@@ -114,8 +129,10 @@ def save_weights(params: LayerParams, path: Path, *, source: str = "unknown") ->
         "layout": "kernels H,W,I,O",
         "source": source,
         "fingerprint": content,
-        "licence": IMAGENET_LICENCE if content == IMAGENET_FINGERPRINT else "that of the source",
+        "licence": _licence(content, has_head=HEAD_LAYERS[0] in params),
     }
+    if vocabulary_sha256 is not None:
+        metadata[formats.VOCABULARY_KEY] = vocabulary_sha256
     tensors = {f"{layer}/{leaf}": array for layer, leaf, array in _arrays(params, list(params))}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,9 +150,15 @@ def convert(source: Path, output: Path, *, log: Callable[[str], None]) -> None:
     """
     contents = formats.read(source)
     params = _checked(contents, source)
-    save_weights(params, output, source=source.name)
+    save_weights(params, output, source=source.name, vocabulary_sha256=contents.vocabulary_sha256)
     head = _head_sizes(params)
     log(f"{source}: 13 convolutions and " + (f"a head: {_count(head)}" if head else f"no head: {_no_head(contents)}"))
+
+
+def _licence(content: str, *, has_head: bool) -> str:
+    if content != IMAGENET_FINGERPRINT:
+        return "that of the source"
+    return f"convolutions: {IMAGENET_LICENCE}; head: that of the source" if has_head else IMAGENET_LICENCE
 
 
 def _checked(contents: WeightFile, path: Path) -> LayerParams:

@@ -102,14 +102,19 @@ def _distribution(values: np.ndarray) -> Scores:
     }
 
 
-def popularity(train: TagStatistics, labels: SplitLabels) -> dict[str, Scores]:
-    """Scores of always predicting the 5, or the 15, most frequent tags of the train split."""
-    n_tags, images = len(train.counts), len(labels.tag_ids)
+def popularity(training: np.ndarray, labels: SplitLabels) -> dict[str, Scores]:
+    """Scores of always predicting the 5, or the 15, tags that most training images have.
+
+    Args:
+      training: int64 [n_tags], images by tag; see `training_counts`.
+      labels: the truth.
+    """
+    n_tags, images = len(training), len(labels.tag_ids)
     result = {}
     for size in BASELINE_SIZES:
-        order = _most_frequent(train.counts, max(size, metrics.TOP))
+        order = _most_frequent(training, max(size, metrics.TOP))
         # Tags that were never seen take part in the ranking, but are not predicted.
-        ranking = _constant(order, train.counts[order], images)
+        ranking = _constant(order, training[order], images)
         image_scores, counts = judge(ranking, labels, n_tags, threshold=0.0, max_tags=size)
         # The average precision of equal scores is the share of the images that have the tag.
         precisions = np.where(counts.true > 0, counts.true / images, np.nan)
@@ -171,7 +176,13 @@ def five_words(predicted: np.ndarray, labels: SplitLabels, words: np.ndarray, n_
 
 
 def five_frequent_words(training: np.ndarray, labels: SplitLabels, words: np.ndarray) -> Scores:
-    """The Corel5K protocol's scores of giving every image the five words that most training images have."""
+    """The Corel5K protocol's scores of giving every image the five words that most training images have.
+
+    Args:
+      training: int64 [n_tags], images by tag; see `training_counts`.
+      labels: the truth.
+      words: int32 [n], of `common_words`.
+    """
     chosen = words[_most_frequent(training[words], metrics.TOP)]
     predicted = np.broadcast_to(chosen, (len(labels.tag_ids), len(chosen)))
     return five_words(predicted, labels, words, len(training))

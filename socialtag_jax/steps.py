@@ -1,6 +1,7 @@
 """The training step and the evaluation step: pure functions of (state, batch), compiled by `parallel.Devices`."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import flax.struct
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from socialtag_jax import losses, metrics, parallel
-from socialtag_jax.config import Experiment, Suggestion
+from socialtag_jax.config import Experiment, Stage, Suggestion
 from socialtag_jax.model import Params, TagPredictor, tag_logits, trainable_layers
 from socialtag_jax.optimizer import Average, limit_norms
 
@@ -36,6 +37,37 @@ class TrainState:
         return self.params if self.average is None else {**self.params, **self.average.params}
 
 
+TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+"""`train_step` of (state, batch), everything else decided."""
+
+
+def stage_start(
+    experiment: Experiment, stage: Stage, optimizer: optax.GradientTransformation, params: Params, step: jax.Array
+) -> TrainState:
+    """The state before a stage's first step: fresh, but for the parameters and the int32 count of steps."""
+    decay = experiment.optimizer.ema_decay
+    average = None if decay is None else Average.start(params, stage.freeze_layers, decay)
+    return TrainState(step, params, optimizer.init(params), average)
+
+
+def make_train_step(
+    experiment: Experiment, stage: Stage, model: TagPredictor, optimizer: optax.GradientTransformation
+) -> TrainStep:
+    """The training step of an experiment's stage, to be compiled by `parallel.Devices`."""
+    return functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        freeze_layers=stage.freeze_layers,
+        positive_weight=experiment.loss.positive_weight,
+        l1=experiment.loss.l1,
+        l2=experiment.loss.l2,
+        max_norm=experiment.optimizer.max_norm,
+        # Another stream than the initial parameters' key.
+        dropout_key=jax.random.fold_in(jax.random.key(experiment.seed), 1),
+    )
+
+
 def train_step(
     state: TrainState,
     batch: Mapping[str, jax.Array],
@@ -45,9 +77,9 @@ def train_step(
     freeze_layers: int,
     positive_weight: float,
     dropout_key: jax.Array,
-    l1: float = 0.0,
-    l2: float = 0.0,
-    max_norm: float | None = None,
+    l1: float,
+    l2: float,
+    max_norm: float | None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on this device's rows, in lockstep with the other devices.
 

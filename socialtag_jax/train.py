@@ -18,10 +18,10 @@ from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.epoch import Epoch, diverged
 from socialtag_jax.input_pipeline import BatchShape, batch_count, eval_batches, train_batches
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
-from socialtag_jax.optimizer import Average, ParamsLike, count, learning_rate, make_optimizer
+from socialtag_jax.optimizer import ParamsLike, count, learning_rate, make_optimizer
 from socialtag_jax.progress import format_duration
 from socialtag_jax.shards.dataset import Dataset
-from socialtag_jax.steps import TrainState, build_model, eval_step, train_step
+from socialtag_jax.steps import TrainState, build_model, eval_step, make_train_step, stage_start
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,18 @@ class TrainResult:
     summary: Mapping[str, float]
 
 
-def initial_params(model: TagPredictor, experiment: Experiment, log: Callable[[str], None]) -> Params:
+def initial_params(
+    model: TagPredictor, experiment: Experiment, vocabulary_sha256: str, log: Callable[[str], None]
+) -> Params:
     """Fresh parameters, and in their place what `experiment.weights` has: convolutions, and perhaps a head."""
     params = init_params(model, jax.random.key(experiment.seed), experiment.model.input_size)
     if experiment.weights == "random":
         log("weights: random (no pretrained convolutions)")
         return params
     path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else Path(experiment.weights)
-    loaded = pretrained.load_starting_weights(path, hidden_units=model.hidden_units, n_tags=model.n_tags, log=log)
+    loaded = pretrained.load_starting_weights(
+        path, hidden_units=model.hidden_units, n_tags=model.n_tags, vocabulary_sha256=vocabulary_sha256, log=log
+    )
     return {**params, **jax.tree.map(jnp.asarray, loaded)}
 
 
@@ -202,7 +206,7 @@ class Trainer:
 
         restored = saved.restore_newest(likes)
         if restored is None:
-            params = initial_params(self._model, self._experiment, self._log)
+            params = initial_params(self._model, self._experiment, self._dataset.vocabulary.sha256, self._log)
             return Position(), self._devices.replicate(self._stage_start(Position(), jnp.zeros((), jnp.int32), params))
         position = Position(**restored.meta["position"])
         self._log(f"continuing after epoch {position.epoch}, step {position.step}")
@@ -210,10 +214,9 @@ class Trainer:
         return position, TrainState(step, restored.params, restored.optimizer_state, restored.average)
 
     def _stage_start(self, position: Position, step: jax.Array, params: Params) -> TrainState:
-        """The state before a stage's first step: fresh, but for the parameters."""
-        stage, decay = self._experiment.stages[position.stage], self._experiment.optimizer.ema_decay
-        average = None if decay is None else Average.start(params, stage.freeze_layers, decay)
-        return TrainState(step, params, self._optimizer(stage, params).init(params), average)
+        """The state before the first step of a position's stage."""
+        stage = self._experiment.stages[position.stage]
+        return stage_start(self._experiment, stage, self._optimizer(stage, params), params, step)
 
     def _optimizer(self, stage: Stage, params: ParamsLike) -> optax.GradientTransformation:
         return make_optimizer(self._experiment, stage, params, steps_per_epoch=self._steps)
@@ -229,21 +232,8 @@ class Trainer:
         }
 
     def _compile_train_step(self, stage: Stage, params: Params) -> Callable[..., Any]:
-        experiment = self._experiment
-        return self._devices.compile_train_step(
-            functools.partial(
-                train_step,
-                model=self._model,
-                optimizer=self._optimizer(stage, params),
-                freeze_layers=stage.freeze_layers,
-                positive_weight=experiment.loss.positive_weight,
-                l1=experiment.loss.l1,
-                l2=experiment.loss.l2,
-                max_norm=experiment.optimizer.max_norm,
-                # Another stream than the initial parameters' key.
-                dropout_key=jax.random.fold_in(jax.random.key(experiment.seed), 1),
-            )
-        )
+        optimizer = self._optimizer(stage, params)
+        return self._devices.compile_train_step(make_train_step(self._experiment, stage, self._model, optimizer))
 
     def _train_epoch(
         self, train: Callable[..., Any], state: TrainState, position: Position, run_log: run_folder.RunLog

@@ -20,12 +20,12 @@ import numpy as np
 
 from socialtag_jax import augment
 from socialtag_jax.augment import Affine
-from socialtag_jax.config import Experiment, Model, Optimizer, Stage
-from socialtag_jax.model import CONVOLUTIONS, HEAD_LAYERS, TagPredictor
+from socialtag_jax.config import Experiment, Loss, Model, Optimizer, Stage
+from socialtag_jax.model import CONVOLUTIONS, HEAD_LAYERS
 from socialtag_jax.optimizer import make_optimizer
 from socialtag_jax.parallel import Devices
 from socialtag_jax.pretrained import LayerParams
-from socialtag_jax.steps import TrainState, train_step
+from socialtag_jax.steps import build_model, make_train_step, stage_start
 
 keras: Any = importlib.import_module("keras")
 
@@ -196,21 +196,18 @@ def adam_steps(start: LayerParams, images: np.ndarray, targets: np.ndarray, free
         layer.trainable = False
     model.compile(optimizer=keras.optimizers.Adam(rate), loss=weighted_loss)
 
-    experiment = Experiment(name="parity", model=Model(input_size=size), optimizer=Optimizer(learning_rate=rate))
-    devices = Devices(jax.local_devices()[:1])
-    optimizer = make_optimizer(experiment, Stage(freeze_layers=freeze_layers), start, steps_per_epoch=steps)
-    step = devices.compile_train_step(
-        functools.partial(
-            train_step,
-            model=TagPredictor(n_tags=n_tags, dropout_rate=0.0),
-            optimizer=optimizer,
-            freeze_layers=freeze_layers,
-            positive_weight=POSITIVE_WEIGHT,
-            dropout_key=jax.random.key(0),
-        )
+    experiment = Experiment(
+        name="parity",
+        model=Model(input_size=size, dropout_rate=0.0, compute_dtype="float32"),
+        optimizer=Optimizer(learning_rate=rate),
+        loss=Loss(POSITIVE_WEIGHT),
     )
+    stage = Stage(freeze_layers=freeze_layers)
+    devices = Devices(jax.local_devices()[:1])
+    optimizer = make_optimizer(experiment, stage, start, steps_per_epoch=steps)
+    step = devices.compile_train_step(make_train_step(experiment, stage, build_model(experiment, n_tags), optimizer))
     params = jax.tree.map(jnp.array, start)
-    state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)))
+    state = devices.replicate(stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32)))
     losses = []
     for number in range(steps):
         keras_loss = model.train_on_batch(preprocessed(images[number]), targets[number])

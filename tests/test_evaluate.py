@@ -66,8 +66,8 @@ def test_by_hand(dataset: Dataset, scorer: Scorer):
     assert scores["mean_average_precision"] == pytest.approx(np.mean([2, 1, 1, 1]) / 4)
 
 
-def test_baseline_is_the_train_splits_most_frequent_tags(dataset: Dataset, scorer: Scorer):
-    """In train: a 3, b 2, c 1, d 0: a, b and c are always predicted, d never was seen."""
+def test_baseline_is_the_most_frequent_tags_of_train_and_validation(dataset: Dataset, scorer: Scorer):
+    """In both: a 3, b 3, c 1, d 0: a, b and c are always predicted, d never was seen."""
     result = evaluate(scorer, dataset, "test", batch_size=8, threads=1, stream=io.StringIO())
     baseline = result.summary["scores"]["popularity_5"]
     assert baseline["f1"]["mean"] == pytest.approx(np.mean([4 / 5, 2 / 4, 2 / 5]))
@@ -128,6 +128,9 @@ def test_five_words_an_image_by_hand(tmp_path: Path):
     Recall 1 for five of the six words: mean 5/6. F1 = 2 (1/4 x 5/6) / (1/4 + 5/6) = (5/12) / (13/12) = 5/13.
     The most frequent words of train and validation are b c e f g: mean precision 5 (1/4) / 6 = 5/24, recall 5/6,
     F1 = 2 (5/24 x 5/6) / (5/24 + 20/24) = (25/72) / (25/24) = 1/3.
+
+    By image, the same five score an F1 of 0, 2 x 2 / (5 + 2), the same again, and 2 x 1 / (5 + 2): mean 5/14. On
+    validation, train alone counts: b c e f a, never right.
     """
     train, validation = [["a", "b", "c", "e", "f"], ["b", "c", "e", "f"]], [["g"], ["g"]]
     test = [["a", "d"], ["b", "c"], ["e", "f"], ["a", "g"]]
@@ -156,6 +159,9 @@ def test_five_words_an_image_by_hand(tmp_path: Path):
     assert "five words an image (Corel5K's protocol), 6 words" in lines
     assert "mean word precision 0.250 0.208 -" in lines
     assert "words with a recall over 0 (N+) 5 5 -" in lines
+    assert result.summary["scores"]["popularity_5"]["f1"]["mean"] == pytest.approx(5 / 14)
+    on_validation = evaluate(scorer, dataset, "validation", batch_size=3, threads=1, stream=io.StringIO()).summary
+    assert on_validation["scores"]["popularity_5"]["f1"]["mean"] == 0.0
 
 
 def test_without_a_train_split_there_is_no_baseline(dataset: Dataset, scorer: Scorer):
@@ -181,8 +187,10 @@ def test_a_full_disk_is_said_before_the_model_is_asked(
 ):
     idle = dataclasses.replace(scorer, score=lambda _: pytest.fail("the model was asked"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=63))
-    with pytest.raises(UserError, match=r"4 x 4 probabilities need 0\.00 GB for a while: 0\.00 GB are free"):
-        evaluate(idle, dataset, "test", batch_size=8, threads=1, stream=io.StringIO(), scratch=tmp_path)
+    needed = r"4 x 4 probabilities need 0\.00 GB for a while: 0\.00 GB are free -- free some space, or"
+    for scratch, hint in ((tmp_path, "name an --output on another disk"), (None, "set TMPDIR to a folder on another")):
+        with pytest.raises(UserError, match=f"{needed} {hint}"):
+            evaluate(idle, dataset, "test", batch_size=8, threads=1, stream=io.StringIO(), scratch=scratch)
 
 
 def test_progress_of_both_phases(dataset: Dataset, scorer: Scorer):

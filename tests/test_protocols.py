@@ -130,12 +130,14 @@ def test_popularity_alone_reaches_the_thesis_on_harrison(shared_data: Path):
     photos = harrison.read(folder, need_images=False, warn=pytest.fail)
     splits = assign_splits(photos, seed=0, warn=pytest.fail)
     statistics, labels = split_labels(photos, splits)
-    found = popularity(statistics["train"], labels)
-    train, test = (
-        [set(photo.tags) for photo, its in zip(photos, splits, strict=True) if its == name]
-        for name in ("train", "test")
+    training = training_counts(statistics, "test")
+    assert training is not None
+    found = popularity(training, labels)
+    learned, test = (
+        [set(photo.tags) for photo, its in zip(photos, splits, strict=True) if (its == "test") == tested]
+        for tested in (False, True)
     )
-    frequency = Counter(tag for tags in train for tag in tags)
+    frequency = Counter(tag for tags in learned for tag in tags)
     for size in (5, 15):
         always = {tag for tag, _ in sorted(frequency.items(), key=lambda item: (-item[1], item[0]))[:size]}
         f1 = [2 * len(always & tags) / (size + len(tags)) for tags in test]

@@ -1,6 +1,7 @@
 """The compiled steps on 1, 2 and 4 simulated devices: same losses, equal replicas, frozen layers frozen to the bit."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,9 +14,9 @@ import pytest
 from socialtag_jax.config import Experiment, Loss, Model, Optimizer, Schedule, Stage, Suggestion
 from socialtag_jax.losses import image_losses, multi_hot
 from socialtag_jax.model import HEAD_LAYERS, TagPredictor, dropout, init_params, tag_logits, trainable_layers
-from socialtag_jax.optimizer import Average, count, make_optimizer
+from socialtag_jax.optimizer import count, make_optimizer
 from socialtag_jax.parallel import Devices
-from socialtag_jax.steps import TrainState, eval_step, train_step
+from socialtag_jax.steps import TrainState, eval_step, make_train_step, stage_start
 
 N_TAGS, ROWS, SIZE = 7, 8, 48
 OPTIMIZER, LOSS = Optimizer(learning_rate=1e-3), Loss(10.0)
@@ -78,29 +79,18 @@ class Setup:
         self.params = start_params(kind)
         params = jax.tree.map(jnp.array, self.params)
         experiment = Experiment(name="test", model=Model(input_size=SIZE), loss=loss, optimizer=config)
-        optimizer = make_optimizer(experiment, Stage(freeze_layers=freeze_layers), params, steps_per_epoch=4)
+        stage = Stage(freeze_layers=freeze_layers)
+        optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=4)
+        step = make_train_step(experiment, stage, self.model, optimizer)
         self.traces = 0
 
-        def counted(*arguments, **options):
+        def counted(state: TrainState, batch: Mapping[str, jax.Array]):
             self.traces += 1
-            return train_step(*arguments, **options)
+            return step(state, batch)
 
-        self.step = self.devices.compile_train_step(
-            functools.partial(
-                counted,
-                model=self.model,
-                optimizer=optimizer,
-                freeze_layers=freeze_layers,
-                positive_weight=loss.positive_weight,
-                dropout_key=jax.random.key(3),
-                l1=loss.l1,
-                l2=loss.l2,
-                max_norm=config.max_norm,
-            )
-        )
-        average = None if config.ema_decay is None else Average.start(params, freeze_layers, config.ema_decay)
-        state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
-        self.state = self.devices.replicate(state)
+        self.step = self.devices.compile_train_step(counted)
+        start = stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32))
+        self.state = self.devices.replicate(start)
 
     def run(self, steps: int) -> list[float]:
         losses = []

@@ -341,14 +341,30 @@ def test_tagger_imports_nothing_of_training(bundle: Path):
 
 
 def test_bundle_files(bundle: Path):
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
     description = json.loads((bundle / "tagger.json").read_text())
     assert set(description["files"]) == {path.name for path in bundle.iterdir()} - {"tagger.json"}
     assert description["provenance"]["checkpoint_step"] == 9
-    tensors = load_file(bundle / "params.safetensors")
-    assert tensors["block5_conv3/kernel"].shape == (3, 3, 512, 512)
+    with safe_open(bundle / "params.safetensors", framework="numpy") as file:
+        assert file.get_tensor("block5_conv3/kernel").shape == (3, 3, 512, 512)
+        assert file.metadata()["source"] == "colours, step 9"
     assert (bundle / "tags.txt").read_text().split() == list(Tagger.load(bundle).vocabulary.tags)
+
+
+def test_training_goes_on_from_a_bundle_with_the_same_tags(
+    bundle: Path, source: Path, dataset: Dataset, tmp_path: Path
+):
+    """Both data sets have four tags; only one has the bundle's."""
+    others = {name: (["x" + tag for tag in tags], split) for name, (tags, split) in colour_rows(30).items()}
+    other = open_dataset(prepared(photo_folder(tmp_path / "source", others), tmp_path / "data").folder)
+    assert len(other.vocabulary) == len(dataset.vocabulary) == 4
+    experiment = dataclasses.replace(EXPERIMENT, weights=str(bundle / "params.safetensors"), debug_batches=1)
+    experiment = dataclasses.replace(experiment, stages=(Stage(epochs=1),))
+    for its_dataset, words in ((dataset, "its 4 tags are the data set's"), (other, "the head starts fresh: it was")):
+        lines: list[str] = []
+        train(experiment, its_dataset, tmp_path / its_dataset.fingerprint, lines.append)
+        assert any(words in line for line in lines), lines
 
 
 @pytest.mark.parametrize("name", ["tags.txt", "model.stablehlo", "params.safetensors"])

@@ -14,10 +14,19 @@ from socialtag_jax import pretrained
 from socialtag_jax.config import Experiment, Model
 from socialtag_jax.model import CONVOLUTIONS, HEAD_LAYERS, TagPredictor
 from socialtag_jax.pretrained import LayerParams, load_weights
+from socialtag_jax.tags import TagVocabulary
 from socialtag_jax.train import initial_params
 from tests.weight_writers import Tensors, assert_equal, flat, random_params, refusal, save_keras_2, save_npz
 
 HIDDEN, TAGS = 24, 7
+SEASIDE, MOUNTAINS = (
+    TagVocabulary(tags, tags)
+    for tags in (
+        ("beach", "boat", "gull", "pier", "sand", "sea", "sun"),
+        ("alp", "cow", "hut", "lake", "rock", "snow", "sun"),
+    )
+)
+REORDERED = TagVocabulary(SEASIDE.tags[::-1], SEASIDE.tags[::-1])
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +121,9 @@ def test_other_classifiers_are_ignored_and_named(
     path = save_keras_2(folder / "vgg16.h5", params | others)
     assert_equal(load_weights(path), params)
     lines: list[str] = []
-    pretrained.load_starting_weights(path, hidden_units=HIDDEN, n_tags=TAGS, log=lines.append)
+    pretrained.load_starting_weights(
+        path, hidden_units=HIDDEN, n_tags=TAGS, vocabulary_sha256=SEASIDE.sha256, log=lines.append
+    )
     (line,) = lines
     assert f"{path}: convolutions; the head starts fresh: the file has no two dense layers from 512" in line
     assert f"(ignored: {ignored}" in line
@@ -158,7 +169,7 @@ def test_a_head_in_other_float_types_becomes_float32(params: LayerParams, folder
 @pytest.mark.parametrize(
     ("hidden_units", "n_tags", "words"),
     [
-        (HIDDEN, TAGS, "its 7 tags are taken to be in the data set's order"),
+        (HIDDEN, TAGS, "its 7 tags are taken to be in the data set's order: the file does not name them"),
         (HIDDEN, TAGS + 1, "the file's has 24 hidden units and 7 tags, the model 24 hidden units and 8 tags"),
         (HIDDEN * 2, TAGS, "the file's has 24 hidden units and 7 tags, the model 48 hidden units and 7 tags"),
     ],
@@ -171,7 +182,9 @@ def test_a_model_starts_from_a_head_that_fits(
     head = dict(zip(HEAD_LAYERS, (dense(512, HIDDEN), dense(HIDDEN, TAGS)), strict=True))
     pretrained.save_weights(params | head, path)
     lines: list[str] = []
-    loaded = pretrained.load_starting_weights(path, hidden_units=hidden_units, n_tags=n_tags, log=lines.append)
+    loaded = pretrained.load_starting_weights(
+        path, hidden_units=hidden_units, n_tags=n_tags, vocabulary_sha256=SEASIDE.sha256, log=lines.append
+    )
     if (hidden_units, n_tags) == (HIDDEN, TAGS):
         assert lines == [f"weights: {path}: convolutions and head; {words}"]
         assert_head(loaded, *head.values())
@@ -180,12 +193,57 @@ def test_a_model_starts_from_a_head_that_fits(
         assert_equal(loaded, params)
 
 
+@pytest.mark.parametrize("converted", [False, True], ids=["as written", "converted"])
+@pytest.mark.parametrize("of_the_data_set", [SEASIDE, MOUNTAINS, REORDERED], ids=["same", "other tags", "other order"])
+def test_a_head_of_another_vocabulary_is_not_taken(
+    of_the_data_set: TagVocabulary, converted: bool, params: LayerParams, folder: Path
+) -> None:
+    """Whatever its sizes: our own files say what a head's outputs mean."""
+    path, lines = folder / "bundle.safetensors", list[str]()
+    head = dict(zip(HEAD_LAYERS, (dense(512, HIDDEN), dense(HIDDEN, TAGS)), strict=True))
+    pretrained.save_weights(params | head, path, vocabulary_sha256=SEASIDE.sha256)
+    if converted:
+        source, path = path, folder / "converted.safetensors"
+        pretrained.convert(source, path, log=lambda _: None)
+    loaded = pretrained.load_starting_weights(
+        path, hidden_units=HIDDEN, n_tags=TAGS, vocabulary_sha256=of_the_data_set.sha256, log=lines.append
+    )
+    (line,) = lines
+    if of_the_data_set is SEASIDE:
+        assert line == f"weights: {path}: convolutions and head; its 7 tags are the data set's"
+        assert_head(loaded, *head.values())
+    else:
+        why = "it was trained for 7 other tags than the data set's, or for the same in another order"
+        assert line == f"weights: {path}: convolutions; the head starts fresh: {why}"
+        assert_equal(loaded, params)
+
+
+def test_a_foreign_heads_vocabulary_stays_unknown(params: LayerParams, folder: Path) -> None:
+    whole = params | {"dense": dense(512, HIDDEN), "dense_1": dense(HIDDEN, TAGS)}
+    pretrained.convert(save_npz(folder / "thesis.npz", flat(whole)), folder / "ours.safetensors", log=lambda _: None)
+    with safe_open(folder / "ours.safetensors", framework="numpy") as file:
+        assert "vocabulary_sha256" not in file.metadata()
+
+
+def test_the_licence_of_the_convolutions_is_not_the_heads(
+    params: LayerParams, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "IMAGENET_FINGERPRINT", pretrained.fingerprint(params))
+    head = dict(zip(HEAD_LAYERS, (dense(512, HIDDEN), dense(HIDDEN, TAGS)), strict=True))
+    owner = "Visual Geometry Group, University of Oxford, CC BY 4.0"
+    for whole, licence in ((params, owner), (params | head, f"convolutions: {owner}; head: that of the source")):
+        pretrained.save_weights(whole, folder / "file.safetensors")
+        with safe_open(folder / "file.safetensors", framework="numpy") as file:
+            assert file.metadata()["licence"] == licence
+
+
 def test_training_puts_both_in_place_of_fresh_parameters(params: LayerParams, folder: Path) -> None:
     path = folder / "thesis.safetensors"
     whole = params | dict(zip(HEAD_LAYERS, (dense(512, HIDDEN), dense(HIDDEN, TAGS)), strict=True))
     pretrained.save_weights(whole, path)
     experiment = Experiment(name="start", weights=str(path), model=Model(input_size=32, hidden_units=HIDDEN))
-    start = initial_params(TagPredictor(n_tags=TAGS, hidden_units=HIDDEN), experiment, lambda _: None)
+    model = TagPredictor(n_tags=TAGS, hidden_units=HIDDEN)
+    start = initial_params(model, experiment, SEASIDE.sha256, lambda _: None)
     assert set(start) == set(whole)
     for layer, leaves in whole.items():
         for leaf, array in leaves.items():

@@ -17,7 +17,6 @@ Needs:    5 GB of free disk space in --scratch (default: the system's folder of 
 """
 
 import argparse
-import functools
 import importlib.metadata
 import itertools
 import json
@@ -193,7 +192,7 @@ def train(name: str, folder: str, steps: str, stage_number: str) -> dict[str, An
     from socialtag_jax.optimizer import make_optimizer
     from socialtag_jax.parallel import Devices
     from socialtag_jax.shards.dataset import open_dataset
-    from socialtag_jax.steps import TrainState, build_model, train_step
+    from socialtag_jax.steps import build_model, make_train_step, stage_start
 
     devices = Devices()
     experiment = config.resolve(load_experiment(EXPERIMENTS / f"{name}.py"), devices.platform)
@@ -204,17 +203,8 @@ def train(name: str, folder: str, steps: str, stage_number: str) -> dict[str, An
     model = build_model(experiment, len(dataset.vocabulary))
     params = init_params(model, jax.random.key(experiment.seed), size)
     optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=int(steps))
-    step = devices.compile_train_step(
-        functools.partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            freeze_layers=stage.freeze_layers,
-            positive_weight=experiment.loss.positive_weight,
-            dropout_key=jax.random.key(1),
-        )
-    )
-    state = devices.replicate(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)))
+    step = devices.compile_train_step(make_train_step(experiment, stage, model, optimizer))
+    state = devices.replicate(stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32)))
     del params
     batches = train_batches(
         dataset.records("train"), shape, seed=experiment.seed, epoch=0, augmentation=experiment.augmentation

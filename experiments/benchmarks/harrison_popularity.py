@@ -34,7 +34,7 @@ def main() -> None:
     for name, (validation, test) in SPLITS.items():
         for seed in range(options.seeds):
             splits = np.array(assign_splits(photos, seed=seed, validation=validation, test=test, warn=print))
-            training = labels.keep_photos(splits != "test").statistics()
+            training = labels.keep_photos(splits != "test").statistics().counts
             tested = np.flatnonzero(splits == "test")
             tag_ids = np.full((len(tested), int(labels.lengths.max())), -1, np.int32)
             for row, photo in enumerate(tested.tolist()):

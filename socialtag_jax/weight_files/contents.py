@@ -27,6 +27,7 @@ class WeightFile:
       head: the tag head's four tensors by `layer/leaf` under our names, kernels [inputs, outputs]; empty where the
         file has none.
       ignored: layers that are left out, with a shape each, for messages.
+      vocabulary_sha256: of the head's tags in order (`TagVocabulary.sha256`); None where the file does not say.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -35,6 +36,7 @@ class WeightFile:
     inputs: InputSpace | None = None
     head: Mapping[str, np.ndarray] = field(default_factory=dict)
     ignored: Sequence[str] = ()
+    vocabulary_sha256: str | None = None
 
 
 def require_package(package: str, where: object) -> Any:

@@ -3,6 +3,7 @@
 A file's name decides only where its content cannot: ONNX has no signature.
 """
 
+import dataclasses
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ from socialtag_jax.weight_files.onnx_graph import read_onnx
 from socialtag_jax.weight_files.torch_names import read_torch, uses_torch_names
 
 SUPPORTED = ".h5, .weights.h5, .keras, .safetensors, .onnx, .npz"
+
+VOCABULARY_KEY = "vocabulary_sha256"
+"""In the metadata of our own `.safetensors` files: `WeightFile.vocabulary_sha256`."""
 
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -121,7 +125,8 @@ def _read_safetensors(path: Path) -> WeightFile:
         names = list(file.keys())
         if uses_torch_names(names):
             return read_torch(names, file.get_tensor, path)
-        return _by_layer({name: file.get_tensor(name) for name in names})
+        contents = _by_layer({name: file.get_tensor(name) for name in names})
+        return dataclasses.replace(contents, vocabulary_sha256=(file.metadata() or {}).get(VOCABULARY_KEY))
 
 
 def _by_layer(arrays: Mapping[str, np.ndarray]) -> WeightFile:
