@@ -9,8 +9,9 @@ import bisect
 import itertools
 import os
 import struct
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, SupportsIndex
 
@@ -264,6 +265,7 @@ class RecordSource:
                 os.close(descriptor)
             self._descriptors.clear()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_lock"):
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # When the interpreter ends, what `close` needs may be gone; the files are closed anyway.
+        if hasattr(self, "_lock") and not is_finalizing():
             self.close()
