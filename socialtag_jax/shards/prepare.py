@@ -122,8 +122,7 @@ def prepare(
     require_listed(normalised, options.pruning)
     labels, steps = prune(normalised, options.pruning)
     kept = listed.take(np.flatnonzero(np.isin(listed.positions, labels.photos)))
-    files_state = _files_state(kept)
-    fingerprint = _fingerprint(files_state, listed, options)
+    files_state, fingerprint = _states(listed, np.isin(listed.positions, kept.positions), options)
     if folder.exists():
         return _existing(folder, fingerprint, options)
     if options.pruning:
@@ -185,28 +184,31 @@ def _plan(files_state: str, options: PrepareOptions) -> str:
     return hashlib.sha256(f"{files_state} {options.image_size} {chunks.FORMAT}".encode()).hexdigest()
 
 
-def _files_state(photos: PhotoTable) -> str:
-    """SHA-256 of the files in their order, by size and time of change: what the chunks depend on."""
-    digest = hashlib.sha256()
-    for photo in photos:
-        try:
-            status = photo.path.stat()
-            state = (status.st_size, status.st_mtime_ns)
-        except OSError:
-            state = None
-        digest.update(repr((photo.image_id, state)).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+def _states(listed: PhotoTable, kept: np.ndarray, options: PrepareOptions) -> tuple[str, str]:
+    """SHA-256 of what the chunks depend on, and of all that decides the data set.
 
+    The first is over the kept files in their order, by size and time of change; the second over that, the tags and the
+    splits of all photos, and the options.
 
-def _fingerprint(files_state: str, listed: PhotoTable, options: PrepareOptions) -> str:
-    """SHA-256 of all that decides the data set: files, tags, splits, options."""
-    digest = hashlib.sha256(files_state.encode())
-    for photo in listed:
-        digest.update(repr((photo.tags, photo.split)).encode())
+    Args:
+      listed: all photos.
+      kept: bool [photos], which are left after pruning.
+      options: for the data set.
+    """
+    state, whole = hashlib.sha256(), hashlib.sha256()
+    for photo, is_kept in zip(listed, kept.tolist(), strict=True):
+        whole.update(repr((photo.tags, photo.split)).encode())
+        if is_kept:
+            try:
+                status = photo.path.stat()
+                found = (status.st_size, status.st_mtime_ns)
+            except OSError:
+                found = None
+            state.update(repr((photo.image_id, found)).encode("utf-8", "surrogateescape"))
     unrelated = {"name", "version", "workers"}
     names = [field.name for field in dataclasses.fields(options) if field.name not in unrelated]
-    digest.update(repr([getattr(options, name) for name in names]).encode())
-    return digest.hexdigest()
+    whole.update(repr([state.hexdigest(), *(getattr(options, name) for name in names)]).encode())
+    return state.hexdigest(), whole.hexdigest()
 
 
 def _existing(folder: Path, fingerprint: str, options: PrepareOptions) -> PrepareResult:
