@@ -26,6 +26,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         temporary.replace(path)
+    except OSError as error:
+        # Whoever reads the message knows nothing of the temporary name.
+        if error.filename is not None and Path(error.filename) == temporary:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -103,6 +103,8 @@ def describe(kinds: Mapping[str, RuleKind], presets: Mapping[str, Sequence[str]]
 def _parse(text: str, kinds: Mapping[str, RuleKind], flag: str, names: Sequence[str]) -> Rule:
     name, equals, value = text.partition("=")
     kind = kinds.get(name)
+    if kind is None and name in PRESETS and name in names:
+        raise UsageError(f"{text!r}: {name} has no value", where=flag, hint=f"write {name}")
     if kind is None:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(names)}"

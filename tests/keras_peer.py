@@ -208,17 +208,19 @@ def adam_steps(start: LayerParams, images: np.ndarray, targets: np.ndarray, free
     step = devices.compile_train_step(make_train_step(experiment, stage, build_model(experiment, n_tags), optimizer))
     params = jax.tree.map(jnp.array, start)
     state = devices.replicate(stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32)))
+    inputs = preprocessed(images.reshape(-1, size, size, 3))
+    first_keras_loss = float(model.test_on_batch(inputs[:rows], targets[0]))
+    model.fit(inputs, targets.reshape(-1, n_tags), batch_size=rows, epochs=1, shuffle=False, verbose=0)
     losses = []
     for number in range(steps):
-        keras_loss = model.train_on_batch(preprocessed(images[number]), targets[number])
         tag_ids = np.full((1, rows, n_tags), -1, np.int32)
         for row, tags in enumerate(targets[number]):
             tag_ids[0, row, : int(tags.sum())] = np.flatnonzero(tags)
         batch = {"images": images[number][None], "tag_ids": tag_ids, "weight": np.ones((1, rows), np.float32)}
         state, sums = step(state, devices.shard(batch))
-        losses.append((float(sums["loss"]) / rows, float(keras_loss)))
+        losses.append(float(sums["loss"]) / rows)
     ends: LayerParams = {
         name: {"kernel": np.asarray(layer.kernel), "bias": np.asarray(layer.bias)}
         for name, layer in ((name, model.get_layer(name)) for name in start)
     }
-    return Steps(losses[0], rate, start, jax.tree.map(np.asarray, state.params), ends)
+    return Steps((losses[0], first_keras_loss), rate, start, jax.tree.map(np.asarray, state.params), ends)

@@ -138,3 +138,20 @@ def test_overlay_belongs_to_harrison(folder: Path, tmp_path: Path, capsys: pytes
     code, _, err = run(capsys, *command)
     assert code == 2
     assert "--overlay: the source tags-csv has no overlay" in err
+
+
+def test_what_the_overlay_and_the_lists_hold_besides_is_reported(folder: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        harrison.read(folder, overlay=tmp_path / "nowhere", warn=pytest.fail)
+    overlay = tmp_path / "fixed"
+    draw(overlay / "instagram_dataset/sea/image_3.jpg", ["blue"], 1)
+    draw(overlay / "image_3.jpg", ["blue"], 1)
+    (folder / "vocab_index.txt").write_text("love 0\nsea 1\ncity 2\nlove 7\n")
+    tags = folder / "tag_list.txt"
+    tags.write_text(tags.read_text().replace("sea love \n", "\n", 1))
+    lines: list[str] = []
+    harrison.read(folder, overlay=overlay, warn=lines.append)
+    text = "\n".join(lines)
+    assert "1 images replace others, 1 files have the path of none: image_3.jpg" in text
+    assert "1 lines repeat a tag: 'love' (line 4)" in text
+    assert "1 photos have no tags" in text

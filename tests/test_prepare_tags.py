@@ -161,3 +161,9 @@ def test_a_given_vocabulary(source: Path, tmp_path: Path):
     assert tags_by_photo(dataset) == {f"{n:02d}.png": set(TAGS[n]) - {"2008"} for n in range(18)}
     assert dataset.reports["pruning"][-2].unique_tags == 2
     assert "warning: 1 of the 3 tags of the vocabulary are on no photo" in lines
+
+
+def test_wrong_balancing_is_found_before_decoding(source: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="down-sample=9: there are only 3 tags"):
+        prepared(source, tmp_path, balancing=parse_balancing(["down-sample=9"]))
+    assert not list(tmp_path.rglob("final"))

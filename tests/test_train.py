@@ -406,3 +406,18 @@ def test_another_vocabulary_is_refused(run: tuple[Path, list[str]], source: Path
 def test_augmented_training_runs(dataset: Dataset, tmp_path: Path):
     experiment = dataclasses.replace(EXPERIMENT, augmentation=Augmentation(), stages=(Stage(epochs=1),))
     assert train(experiment, dataset, tmp_path / "run").position.step == 3
+
+
+def test_a_stage_ends_early(dataset: Dataset, tmp_path: Path):
+    """At a learning rate that moves nothing, F1 stays as it is: the first epoch is the best, two more are no better."""
+    experiment = dataclasses.replace(
+        EXPERIMENT,
+        optimizer=Optimizer(learning_rate=1e-12),
+        stages=(Stage(epochs=6),),
+        checkpoints=Checkpoints(monitor="f1", patience=2),
+    )
+    lines: list[str] = []
+    assert train(experiment, dataset, tmp_path / "run", lines.append).position.epoch == 3
+    assert "stage 1: stopped early, 2 epochs no better than the best" in lines
+    # A finished run stays finished.
+    assert train(experiment, dataset, tmp_path / "run").position.epoch == 3

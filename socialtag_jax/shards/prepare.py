@@ -143,6 +143,9 @@ def prepare(
                 hint="put both in one split or remove one; --allow-leaks goes on, with scores that are too good",
                 warn=lambda text: log(f"warning: {text}"),
             )
+            # Balancing is done at the end, when it is known which photos are left: here, only to find wrong rules.
+            training = kept.positions[np.array(splits) == "train"]
+            balance(labels.in_vocabulary_order(), training, options.balancing, options.seed)
             # Half a second of imports, which the wait hides.
             from socialtag_jax.shards import metadata
 

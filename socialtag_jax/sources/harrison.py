@@ -28,8 +28,8 @@ def read(
       warn: takes one line of text at a time.
 
     Raises:
-      UserError: a list is missing or is not UTF-8, the lists have unequal lengths, a path stands twice or is empty, the
-        vocabulary is malformed, or no image at all is there.
+      UserError: the overlay is no folder, a list is missing or is not UTF-8, the lists have unequal lengths, a path
+        stands twice or is empty, the vocabulary is malformed, or no image at all is there.
     """
     paths, tag_lines = _lines(folder / DATA_LIST), _lines(folder / TAG_LIST)
     if len(paths) != len(tag_lines):
@@ -38,7 +38,9 @@ def read(
             where=folder,
             hint="get both lists anew, from the same release",
         )
-    vocabulary = _vocabulary(folder / VOCABULARY)
+    if overlay is not None and not overlay.is_dir():
+        raise UserError("no such folder", where=overlay, hint="--overlay is a folder of images by the lists' paths")
+    vocabulary = _vocabulary(folder / VOCABULARY, warn)
     photos: list[Photo] = []
     first_line: dict[str, int] = {}
     outside: dict[str, int] = {}
@@ -59,6 +61,8 @@ def read(
         file = replaced if replaced is not None and replaced.exists() else folder / image_id
         photos.append(Photo(file, image_id, names, None, where))
     _report(outside, vocabulary, photos, folder, warn)
+    if overlay is not None:
+        _check_overlay(overlay, set(first_line), warn)
     if need_images:
         _check_images(photos, folder, warn)
     return photos
@@ -74,13 +78,18 @@ def _lines(path: Path) -> list[str]:
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
-def _vocabulary(path: Path) -> set[str]:
+def _vocabulary(path: Path, warn: Callable[[str], None]) -> set[str]:
     names: set[str] = set()
+    repeated: list[str] = []
     for line, text in enumerate(_lines(path), start=1):
         cells = text.split()
         if len(cells) != 2 or not cells[1].isdecimal():
             raise UserError(f"{text!r}: expected a tag and its index", where=f"{path}, line {line}")
+        if cells[0] in names:
+            repeated.append(f"{cells[0]!r} (line {line})")
         names.add(cells[0])
+    if repeated:
+        warn(f"{path}: {len(repeated):,} lines repeat a tag: {', '.join(repeated[:_EXAMPLES])}")
     return names
 
 
@@ -90,10 +99,25 @@ def _report(
     if outside:
         shown = ", ".join(f"{name!r} (line {line})" for name, line in list(outside.items())[:_EXAMPLES])
         warn(f"{folder / TAG_LIST}: {len(outside):,} tags are not in {VOCABULARY}, and kept: {shown}")
+    untagged = [photo.where for photo in photos if not photo.tags]
+    if untagged:
+        shown = ", ".join(untagged[:_EXAMPLES])
+        warn(f"{folder / TAG_LIST}: {len(untagged):,} photos have no tags: {shown}")
     unused = vocabulary - {tag for photo in photos for tag in photo.tags}
     if unused:
         shown = ", ".join(sorted(unused)[:_EXAMPLES])
         warn(f"{folder / VOCABULARY}: {len(unused):,} tags occur on no photo: {shown}")
+
+
+def _check_overlay(overlay: Path, image_ids: set[str], warn: Callable[[str], None]) -> None:
+    found = sorted(file.relative_to(overlay).as_posix() for file in overlay.rglob("*") if file.is_file())
+    strangers = [name for name in found if name not in image_ids]
+    if strangers:
+        shown = ", ".join(strangers[:_EXAMPLES])
+        replaced = len(found) - len(strangers)
+        warn(f"{overlay}: {replaced:,} images replace others, {len(strangers):,} files have the path of none: {shown}")
+    elif not found:
+        warn(f"{overlay}: the folder is empty, no image is replaced")
 
 
 def _check_images(photos: list[Photo], folder: Path, warn: Callable[[str], None]) -> None:

@@ -153,6 +153,7 @@ class _Million:
     root: Path
     expected_images = "images/0/0.jpg and so on"
     expected_tags = "tags/0/0.txt and so on"
+    first_tags = "tags/0/0.txt"
 
     def image_folders(self) -> Iterator[int]:
         return self._folders("images", _Report(self.root))
@@ -185,6 +186,10 @@ class _TwentyFiveThousand:
     expected_tags = "meta/tags/tags1.txt or tags/tags1.txt and so on"
 
     @property
+    def first_tags(self) -> str:
+        return f"{self.tags}tags1.txt"
+
+    @property
     def _part(self) -> _Part:
         return _Part("", self.tags, "im", "tags")
 
@@ -211,7 +216,7 @@ def _layout(root: Path) -> _Layout:
     if len(found) == 1:
         return found[0]
     if found:
-        kinds = " as well as ".join(layout.expected_tags for layout in found)
+        kinds = " as well as ".join(layout.first_tags for layout in found)
         raise UserError(f"holds tag files of two layouts: {kinds}", where=root, hint="keep one of them in the folder")
     names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in _entries(root))
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
