@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real test data at {folder}; set SOCIALTAG_TEST_DATA to the folder that has corel5k.zip")
     return folder
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Emptied at once: pytest keeps its own temporary folders, and with weight files they would be gigabytes."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
 
 
 @pytest.fixture

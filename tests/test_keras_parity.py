@@ -1,7 +1,5 @@
 """The thesis's model in a real Keras against ours: the outputs, whatever file it comes from, and ten training steps."""
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -25,13 +23,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def params() -> LayerParams:
     return keras_peer.he_params(N_TAGS)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Emptied at once: the files are large."""
-    with tempfile.TemporaryDirectory() as path:
-        yield Path(path)
 
 
 def our_logits(params: LayerParams, images: np.ndarray) -> np.ndarray:

@@ -5,9 +5,8 @@ import pickle
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,6 @@ from tests.weight_writers import (
 @pytest.fixture(scope="module")
 def params() -> LayerParams:
     return random_params()
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Emptied at once: pytest keeps its own temporary folders, and here they would be gigabytes."""
-    with tempfile.TemporaryDirectory() as path:
-        yield Path(path)
 
 
 # Our own files

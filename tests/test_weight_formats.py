@@ -1,10 +1,8 @@
 """Weight files of other libraries: each format against the library that writes it, or its documented layout."""
 
 import io
-import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,13 +32,6 @@ from tests.weight_writers import (
 @pytest.fixture(scope="module")
 def params() -> LayerParams:
     return random_params()
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Emptied at once: pytest keeps its own temporary folders, and here they would be gigabytes."""
-    with tempfile.TemporaryDirectory() as path:
-        yield Path(path)
 
 
 # Keras

@@ -1,7 +1,5 @@
 """The tag head in weight files: which layers are one, which are not, and what training makes of it."""
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -32,13 +30,6 @@ REORDERED = TagVocabulary(SEASIDE.tags[::-1], SEASIDE.tags[::-1])
 @pytest.fixture(scope="module")
 def params() -> LayerParams:
     return random_params()
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Emptied at once: the files are large."""
-    with tempfile.TemporaryDirectory() as path:
-        yield Path(path)
 
 
 def dense(inputs: int, outputs: int, seed: int = 1) -> Tensors:
