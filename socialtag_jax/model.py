@@ -88,32 +88,49 @@ class TagPredictor(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, freeze_layers: int = 0, dropout_keys: jax.Array | None = None
+        self,
+        inputs: jax.Array,
+        *,
+        first_layer: int = 0,
+        freeze_layers: int = 0,
+        dropout_keys: jax.Array | None = None,
+        features_only: bool = False,
     ) -> jax.Array:
-        """Tag logits.
+        """Tag logits, or the features that a frozen part of the network hands on.
 
         Args:
-          images: uint8 [batch, height, width, 3], RGB.
+          inputs: uint8 [batch, height, width, 3], RGB; with `first_layer`, the features that this layer takes.
+          first_layer: how many of the 19 layers are left out, as `inputs` are their features already.
           freeze_layers: no gradient flows into the first so many of the 19 layers: their backward pass is never built.
           dropout_keys: one random key a row, so that what is dropped depends neither on the batch's split over devices
             nor on its other rows; None for no dropout.
+          features_only: ends behind the first `freeze_layers` layers, and behind the average that follows all 19.
 
         Returns:
-          float32 [batch, n_tags].
+          float32 [batch, n_tags]; with `features_only`, [batch, height, width, features] in the compute dtype, or
+          float32 [batch, 512] of all 19 layers.
         """
-        x = preprocess(images).astype(self.compute_dtype)
-        for index, layer in enumerate(VGG16_LAYERS):
+        x = inputs if first_layer else preprocess(inputs)
+        if first_layer < len(VGG16_LAYERS):
+            x = self._convolutions(x.astype(self.compute_dtype), first_layer, freeze_layers, features_only)
+        if features_only:
+            return x
+        x = nn.relu(nn.Dense(self.hidden_units, name=HEAD_LAYERS[0])(x))
+        if dropout_keys is not None and self.dropout_rate > 0:
+            x = dropout(x, dropout_keys, self.dropout_rate)
+        return nn.Dense(self.n_tags, name=HEAD_LAYERS[1])(x)
+
+    def _convolutions(self, x: jax.Array, first_layer: int, freeze_layers: int, features_only: bool) -> jax.Array:
+        for index, layer in enumerate(VGG16_LAYERS[first_layer:], start=first_layer):
+            if features_only and index == freeze_layers:
+                return x
             if layer.kind == "convolution":
                 x = nn.relu(nn.Conv(layer.features, (3, 3), dtype=self.compute_dtype, name=layer.name)(x))
             elif layer.kind == "pool":
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
             if index == freeze_layers - 1:
                 x = jax.lax.stop_gradient(x)
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        x = nn.relu(nn.Dense(self.hidden_units, name=HEAD_LAYERS[0])(x))
-        if dropout_keys is not None and self.dropout_rate > 0:
-            x = dropout(x, dropout_keys, self.dropout_rate)
-        return nn.Dense(self.n_tags, name=HEAD_LAYERS[1])(x)
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
 def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
@@ -131,14 +148,33 @@ def init_params(model: TagPredictor, key: jax.Array, input_size: int) -> Params:
 def tag_logits(
     model: TagPredictor,
     params: Params,
-    images: jax.Array,
+    inputs: jax.Array,
     *,
+    first_layer: int = 0,
     freeze_layers: int = 0,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
     """`TagPredictor.__call__` with these parameters: float32 [batch, n_tags]."""
-    outputs = model.apply({"params": params}, images, freeze_layers=freeze_layers, dropout_keys=dropout_keys)
+    outputs = model.apply(
+        {"params": params}, inputs, first_layer=first_layer, freeze_layers=freeze_layers, dropout_keys=dropout_keys
+    )
     return cast(jax.Array, outputs)
+
+
+def frozen_features(model: TagPredictor, params: Params, images: jax.Array, freeze_layers: int) -> jax.Array:
+    """What the first `freeze_layers` of the 19 layers make of images: the `inputs` of a model without these layers.
+
+    Args:
+      model: whose compute dtype the layers compute in.
+      params: at least those of the frozen layers.
+      images: uint8 [batch, height, width, 3], RGB.
+      freeze_layers: 1 to 19.
+
+    Returns:
+      [batch, height, width, features] in the compute dtype, or float32 [batch, 512]: the average over positions, which
+      follows all 19 layers.
+    """
+    return cast(jax.Array, model.apply({"params": params}, images, freeze_layers=freeze_layers, features_only=True))
 
 
 def param_shapes(model: TagPredictor, input_size: int) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:

@@ -51,13 +51,27 @@ def stage_start(
 
 
 def make_train_step(
-    experiment: Experiment, stage: Stage, model: TagPredictor, optimizer: optax.GradientTransformation
+    experiment: Experiment,
+    stage: Stage,
+    model: TagPredictor,
+    optimizer: optax.GradientTransformation,
+    *,
+    first_layer: int = 0,
 ) -> TrainStep:
-    """The training step of an experiment's stage, to be compiled by `parallel.Devices`."""
+    """The training step of an experiment's stage, to be compiled by `parallel.Devices`.
+
+    Args:
+      experiment: with the loss, the seed and the optimizer's settings.
+      stage: with the frozen layers.
+      model: the network.
+      optimizer: of this stage.
+      first_layer: 0 for batches of images; else of the features that this layer takes (`Batch`, `FeatureBatch`).
+    """
     return functools.partial(
         train_step,
         model=model,
         optimizer=optimizer,
+        first_layer=first_layer,
         freeze_layers=stage.freeze_layers,
         positive_weight=experiment.loss.positive_weight,
         l1=experiment.loss.l1,
@@ -74,6 +88,7 @@ def train_step(
     *,
     model: TagPredictor,
     optimizer: optax.GradientTransformation,
+    first_layer: int,
     freeze_layers: int,
     positive_weight: float,
     dropout_key: jax.Array,
@@ -95,7 +110,14 @@ def train_step(
     )
 
     def mean_loss(params: Params) -> jax.Array:
-        logits = tag_logits(model, params, batch["images"], freeze_layers=freeze_layers, dropout_keys=row_keys)
+        logits = tag_logits(
+            model,
+            params,
+            batch["features" if first_layer else "images"],
+            first_layer=first_layer,
+            freeze_layers=freeze_layers,
+            dropout_keys=row_keys,
+        )
         targets = losses.multi_hot(batch["tag_ids"], model.n_tags)
         return jnp.sum(losses.image_losses(logits, targets, positive_weight) * weight) / images
 
@@ -127,9 +149,10 @@ def eval_step(
     model: TagPredictor,
     positive_weight: float,
     suggestion: Suggestion,
+    first_layer: int = 0,
 ) -> dict[str, metrics.Array]:
     """This device's rows: "loss" and "f1", float32 [rows]; the latter is not defined for images without tags."""
-    logits = tag_logits(model, params, batch["images"])
+    logits = tag_logits(model, params, batch["features" if first_layer else "images"], first_layer=first_layer)
     targets = losses.multi_hot(batch["tag_ids"], model.n_tags)
     ranking = metrics.rank(jax.nn.sigmoid(logits), max(suggestion.max_tags, metrics.TOP))
     scores = metrics.image_scores(
