@@ -21,7 +21,7 @@ from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, count, learning_rate, make_optimizer
 from socialtag_jax.progress import format_duration
 from socialtag_jax.shards.dataset import Dataset
-from socialtag_jax.steps import TrainState, build_model, eval_step, make_train_step, stage_start
+from socialtag_jax.steps import TrainState, batch_shapes, build_model, eval_step, make_train_step, stage_start
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class Trainer:
         self._devices, self._log, self._stream = devices, log, stream
         self._train_records = dataset.records("train")
         self._validation_records = dataset.records("validation")
-        self._train_shape = self._shape(experiment.input.batch_size, "--input.batch-size")
+        parts = experiment.input.accumulation_steps
+        self._train_shape = self._shape(experiment.input.batch_size, "--input.batch-size", parts)
         self._eval_shape = self._shape(experiment.input.eval_batch_size, "--input.eval-batch-size")
         self._model = build_model(experiment, len(dataset.vocabulary))
         self._eval_step = devices.compile_eval_step(
@@ -132,13 +133,19 @@ class Trainer:
                 model=self._model,
                 positive_weight=experiment.loss.positive_weight,
                 suggestion=experiment.suggestion,
-            )
+            ),
+            param_shapes(self._model, experiment.model.input_size),
+            self._batch_shapes(self._eval_shape),
         )
         self._steps = batch_count(len(self._train_records), self._train_shape.size, experiment.debug_batches)
 
-    def _shape(self, batch_size: int, flag: str) -> BatchShape:
-        rows = self._devices.local_rows(batch_size, flag)
+    def _shape(self, batch_size: int, flag: str, parts: int = 1) -> BatchShape:
+        rows = self._devices.local_rows(batch_size, flag, parts=parts)
         return BatchShape(len(self._devices), rows, self._experiment.model.input_size, self._dataset.max_tags)
+
+    def _batch_shapes(self, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
+        image = jax.ShapeDtypeStruct((shape.input_size, shape.input_size, 3), jnp.uint8)
+        return batch_shapes(image, devices=shape.devices, rows=shape.rows, max_tags=shape.max_tags)
 
     def run(self) -> TrainResult:
         """Trains all stages, from where the run folder's newest checkpoint stands.
@@ -174,7 +181,7 @@ class Trainer:
         while True:
             stage = experiment.stages[position.stage]
             if not position.ended(stage, patience):
-                train = self._compile_train_step(stage, state.params)
+                train = self._compile_train_step(stage, state)
                 while not position.ended(stage, patience):
                     state, train_summary = self._train_epoch(train, state, position, run_log)
                     step = position.step + self._steps
@@ -231,12 +238,13 @@ class Trainer:
             "vocabulary_sha256": vocabulary.sha256,
         }
 
-    def _compile_train_step(self, stage: Stage, params: Params) -> Callable[..., Any]:
-        optimizer = self._optimizer(stage, params)
-        return self._devices.compile_train_step(make_train_step(self._experiment, stage, self._model, optimizer))
+    def _compile_train_step(self, stage: Stage, state: TrainState) -> parallel.CompiledStep:
+        optimizer = self._optimizer(stage, state.params)
+        step = make_train_step(self._experiment, stage, self._model, optimizer)
+        return self._devices.compile_train_step(step, state, self._batch_shapes(self._train_shape))
 
     def _train_epoch(
-        self, train: Callable[..., Any], state: TrainState, position: Position, run_log: run_folder.RunLog
+        self, train: parallel.CompiledStep, state: TrainState, position: Position, run_log: run_folder.RunLog
     ) -> tuple[TrainState, dict[str, float]]:
         batches = train_batches(
             self._train_records,
