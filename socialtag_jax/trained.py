@@ -108,8 +108,8 @@ def run_scorer(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[s
     loaded = load(run, checkpoint, devices, log=log)
     step = devices.compile_eval_step(inference(loaded))
 
-    def score(images: np.ndarray) -> np.ndarray:
-        outputs = jax.device_get(step(loaded.params, devices.shard(images)))
+    def score(images: np.ndarray) -> jax.Array:
+        outputs = step(loaded.params, devices.shard(images))
         return outputs.reshape(-1, outputs.shape[-1])
 
     experiment = loaded.config.experiment

@@ -9,6 +9,8 @@ from pathlib import Path
 
 # Before Keras is imported, which reads it once.
 os.environ["KERAS_BACKEND"] = "jax"
+# Before jax is imported, in processes that tests start as well: tests compile what they test, and leave nothing behind.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
 import pytest
