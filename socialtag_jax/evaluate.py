@@ -38,8 +38,8 @@ class Scorer:
       input_size: of its images, in pixels.
       suggestion: which of its tags count as predicted.
       devices: leading axis of its input.
-      score: uint8 [devices, rows, size, size, 3] -> float32 [devices * rows or more, n_tags], 0 to 1, on the devices and
-        perhaps still being computed; what is more pads the batch.
+      score: uint8 [devices, rows, size, size, 3] -> float32 [devices * rows or more, n_tags], 0 to 1, perhaps still
+        being computed; what is more pads the batch.
       trained_on: fingerprint of the data set that the model was trained on.
     """
 
@@ -205,7 +205,7 @@ def _predict(
                 "the model's outputs hold values that are no numbers", hint="the checkpoint is of a failed run"
             )
         probabilities.write(done, found[:rows])
-        parts.append(tuple(column[:rows] for column in (*ranking, best_words)))
+        parts.append(tuple(np.asarray(column)[:rows] for column in (*ranking, best_words)))
         image_ids += [records[index].image_id for index in range(done, done + rows)]
         tag_ids[done : done + rows] = batch["tag_ids"].reshape(-1, dataset.max_tags)[:rows]
         done += rows

@@ -52,7 +52,7 @@ def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
-    # Parameters are arguments: as constants of the program they would be in the bundle twice, and in every compiled one.
+    # Parameters are arguments: as constants they would be in the bundle twice, and in every compiled program.
     exported = export.export(jax.jit(inference(trained)), platforms=PLATFORMS)(shapes, images)
     (folder / tagger.STABLEHLO).write_bytes(exported.serialize())
     pretrained.save_weights(

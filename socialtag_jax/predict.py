@@ -179,7 +179,7 @@ def _batches(items: Iterator[tuple[Path, np.ndarray]]) -> Iterator[Sequence[tupl
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
-    """"path", and "tags" with "tag", "display" and "confidence"."""
+    """A dict of "path", and "tags" with "tag", "display" and "confidence"."""
     tags = [{"tag": one.tag, "display": one.display, "confidence": _rounded(one)} for one in prediction.tags]
     return {"path": str(prediction.path), "tags": tags}
 

@@ -32,15 +32,17 @@ def trained_model(changes: Mapping[str, Mapping[str, np.ndarray]] | None = None)
         return deviation * rng.standard_normal(shape.shape, np.float32)
 
     params: Params = jax.tree.map(lambda shape: jnp.asarray(fresh(shape), jnp.float32), param_shapes(model, SIZE))
-    params |= {layer: {leaf: jnp.asarray(array) for leaf, array in own.items()} for layer, own in (changes or {}).items()}
+    params |= {
+        layer: {leaf: jnp.asarray(array) for leaf, array in own.items()} for layer, own in (changes or {}).items()
+    }
     dataset = {"fingerprint": "", "vocabulary_sha256": vocabulary.sha256, "image_size": 64, "name": "", "path": ""}
     return TrainedModel(RunConfig(experiment, dataset, versions={}, device={}), 1, vocabulary, model, params)
 
 
 def random_bundle(folder: Path) -> Path:
     """A bundle of random parameters, whose answers depend on the photo."""
-    # Fresh heads answer close to 0.5 whatever the photo.
-    spread = np.random.default_rng(0).normal(0, 40, (16, len(TAGS))).astype(np.float32)
+    # Small enough that no probability is close to 0 or 1.
+    spread = np.random.default_rng(0).normal(0, 0.005, (16, len(TAGS))).astype(np.float32)
     changes = {"tags_logits": {"kernel": spread, "bias": np.zeros(len(TAGS), np.float32)}}
     export_bundle(trained_model(changes), folder)
     return folder

@@ -92,7 +92,7 @@ def settings() -> Iterator[None]:
         "jax_compilation_cache_max_size",
         "jax_persistent_cache_min_compile_time_secs",
     )
-    before = {name: getattr(jax.config, name) for name in names}
+    before = {name: jax.config.values[name] for name in names}
     jax.config.update("jax_enable_compilation_cache", True)
     yield
     for name, value in before.items():
@@ -102,16 +102,16 @@ def settings() -> Iterator[None]:
 def test_the_cache_is_bounded(settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SOCIALTAG_CACHE", str(tmp_path))
     compilation_cache.enable(pytest.fail)
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
-    assert jax.config.jax_compilation_cache_max_size == 2**30
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "compiled")
+    assert jax.config.values["jax_compilation_cache_max_size"] == 2**30
 
 
 def test_a_cache_of_the_users_own_stays(settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SOCIALTAG_CACHE", str(tmp_path / "ours"))
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
     compilation_cache.enable(pytest.fail)
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
-    assert jax.config.jax_compilation_cache_max_size == -1
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "theirs")
+    assert jax.config.values["jax_compilation_cache_max_size"] == -1
     assert not (tmp_path / "ours").exists()
 
 
@@ -119,7 +119,7 @@ def test_caching_that_is_switched_off_stays_off(settings: None, tmp_path: Path, 
     monkeypatch.setenv("SOCIALTAG_CACHE", str(tmp_path / "ours"))
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.enable(pytest.fail)
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.values["jax_compilation_cache_dir"] is None
 
 
 def test_a_folder_that_cannot_be_written_costs_one_line(
@@ -130,4 +130,4 @@ def test_a_folder_that_cannot_be_written_costs_one_line(
     lines: list[str] = []
     compilation_cache.enable(lines.append)
     assert lines == [f"warning: compiled programs are not kept: {tmp_path / 'file' / 'compiled'}: Not a directory"]
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.values["jax_compilation_cache_dir"] is None

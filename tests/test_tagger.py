@@ -91,4 +91,4 @@ def test_every_file_needs_a_hash(copy: Path, name: str):
 
 def test_loading_leaves_the_process_as_it_is(bundle: Path):
     Tagger.load(bundle)
-    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.config.values["jax_compilation_cache_dir"] is None
