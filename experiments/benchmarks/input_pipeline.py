@@ -1,14 +1,14 @@
 """How fast do JPEG shards become augmented batches, beside a bare OpenCV loop, torch's DataLoader and tf.data?
 
 Photos of Corel5K, enlarged so that their shorter side has 288 pixels, stored as `socialtag prepare` stores them; out
-come uint8 batches of 32 at 224 px, each photo rotated, shifted, sheared, zoomed and flipped at random. All have the same
-cores, and take turns.
+come uint8 batches of 32 at 224 px, each photo rotated, shifted, sheared, zoomed and flipped at random. All have the
+same cores, and take turns.
 
 * ours: `input_pipeline.train_batches`, whole epochs, the start of each one's pipeline counted;
-* ceiling: threads, as many, that read a photo's bytes at a known place, decode them with OpenCV and warp them by a known
-  matrix: nothing is checked, parsed, drawn, or handed on in order;
-* DataLoader: a worker process a core, PIL, and torchvision's transforms as its users combine them, on JPEG files of the
-  same bytes. Measured while it runs, its start not counted;
+* ceiling: threads, as many, that read a photo's bytes at a known place, decode them with OpenCV and warp them by a
+  known matrix: nothing is checked, parsed, drawn, or handed on in order;
+* DataLoader: a worker process a core, torchvision's decoder and transforms as its users combine them, on JPEG files of
+  the same bytes. Measured while it runs, its start not counted;
 * tf.data: the same shards, `decode_jpeg`, resize and transformation in one `ImageProjectiveTransformV3`, AUTOTUNE
   everywhere; likewise measured while it runs.
 
