@@ -1,8 +1,8 @@
 """How fast is one training step, beside Keras 3 and torchvision?
 
 VGG16 at 224 px with the head for Corel5K's 371 tags, the weighted loss, dropout and Adam; ImageNet's convolutions and
-the same head everywhere. 19 frozen layers are transfer learning (only the head trains), 16 are fine tuning. A batch lies
-ready on the device; the peers' is preprocessed already, while our step preprocesses it. All take turns.
+the same head everywhere. 19 frozen layers are transfer learning (only the head trains), 16 are fine tuning. A batch
+lies ready on the device; the peers' is preprocessed already, while our step preprocesses it. All take turns.
 
 On a CPU: float32 (torchvision in bfloat16 as well), and batches of 8 for the sake of time: images a second at 32 differ
 little. On a GPU: ours in bfloat16 at batch 128, 256 and 512, beside torchvision compiled, in bfloat16, channels last.
