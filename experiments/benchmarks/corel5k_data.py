@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 
 from experiments.benchmarks.harness import Context
-from socialtag_jax import files
+from socialtag_jax import config, files, pretrained
+from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
 from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.shards.prepare import PrepareOptions, prepare
 from socialtag_jax.sources import tags_csv
+from socialtag_jax.steps import build_model
+from socialtag_jax.train import initial_params
 
 TAGS = 371
 _SOURCE_SPLITS = {"train": "train", "validation": "test"}
@@ -62,6 +66,15 @@ def photos(context: Context, name: str, counts: Mapping[str, int], *, enlarged_t
     result = prepare(listed, context.scratch, options, log=lambda _: None, stream=io.StringIO())
     dataset = open_dataset(result.folder)
     return Photos(dataset, _files(dataset, context.scratch / name / "files"))
+
+
+def initial_weights(context: Context) -> Path:
+    """A file of all layers that everybody starts from: ImageNet's convolutions, and a fresh head for 371 tags."""
+    path = context.scratch / "initial.safetensors"
+    experiment = config.resolve(Experiment(name="initial"), "cpu")
+    params = initial_params(build_model(experiment, TAGS), experiment, "", log=lambda _: None)
+    pretrained.save_weights({name: jax.tree.map(np.asarray, leaves) for name, leaves in params.items()}, path)
+    return path
 
 
 def _extract(archive: Path, folder: Path, counts: Mapping[str, int], enlarged_to: int | None) -> None:

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import harness
-from experiments.benchmarks.corel5k_data import TAGS
+from experiments.benchmarks.corel5k_data import TAGS, initial_weights
 from experiments.benchmarks.harness import Answer, Context, Peer, Row
-from socialtag_jax import config, flops, pretrained
+from socialtag_jax import config, flops
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.optimizer import make_optimizer
 from socialtag_jax.parallel import Devices
@@ -117,15 +117,6 @@ def ours(freeze_layers: int, batch: int, devices: Devices, weights: Path, steps:
     return measure
 
 
-def initial_weights(context: Context) -> Path:
-    """A file of all layers that everybody starts from: ImageNet's convolutions, a fresh head."""
-    path = context.scratch / "initial.safetensors"
-    experiment = config.resolve(Experiment(name="initial"), "cpu")
-    params = initial_params(build_model(experiment, TAGS), experiment, "", log=lambda _: None)
-    pretrained.save_weights({name: jax.tree.map(np.asarray, leaves) for name, leaves in params.items()}, path)
-    return path
-
-
 def run(context: Context) -> Answer:
     # Several frameworks share a GPU here: none may take all of its memory at the start.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -172,7 +163,14 @@ def prepare(
 ) -> tuple[dict[tuple[str, int], Callable[[], float]], dict[str, Mapping[str, str]]]:
     """Contender and frozen layers -> measurement; and the peers' versions."""
     bfloat16 = setting is GPU
-    settings = {"batch": batch, "size": SIZE, "tags": TAGS, "weights": str(weights), "freeze_layers": [*FROZEN]}
+    settings = {
+        "batch": batch,
+        "size": SIZE,
+        "tags": TAGS,
+        "weights": str(weights),
+        "freeze_layers": [*FROZEN],
+        "learning_rate": 1e-4,
+    }
     contenders: dict[tuple[str, int], Callable[[], float]] = {
         ("ours", freeze): ours(freeze, batch, devices, weights, setting.steps) for freeze in FROZEN
     }

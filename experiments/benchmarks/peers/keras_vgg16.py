@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from safetensors.numpy import load_file
 
-POSITIVE_WEIGHT, LEARNING_RATE = 10.0, 1e-4
+POSITIVE_WEIGHT = 10.0
 
 
 def weighted_loss(targets: Any, logits: Any) -> Any:
@@ -20,7 +20,7 @@ def model(settings: dict[str, Any], freeze_layers: int) -> Any:
     """Compiled with Adam, its first layers frozen; takes what `preprocessed` returns.
 
     Args:
-      settings: "size", "tags", "weights" (a file of all layers) and "dtype" ("float32" or "mixed_bfloat16").
+      settings: "size", "tags", "weights" (a file of all layers), "learning_rate" and "dtype" ("float32" or "mixed_bfloat16").
       freeze_layers: of VGG16's 19.
     """
     keras.config.set_dtype_policy(settings["dtype"])
@@ -35,7 +35,7 @@ def model(settings: dict[str, Any], freeze_layers: int) -> Any:
             layer.set_weights([arrays[f"{layer.name}/{leaf}"] for leaf in ("kernel", "bias")])
     for layer in result.layers[:freeze_layers]:
         layer.trainable = False
-    result.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE), loss=weighted_loss)
+    result.compile(optimizer=keras.optimizers.Adam(settings["learning_rate"]), loss=weighted_loss)
     return result
 
 

@@ -39,7 +39,7 @@ def prepared(
     options = dict(torch_vgg16.VARIANTS[variant])
     memory = torch.channels_last if options.pop("channels_last", False) else torch.contiguous_format
     model = torch_vgg16.Tagger(settings, freeze_layers).to(images.device, memory_format=memory)
-    step = torch_vgg16.train_step(model, **options)
+    step = torch_vgg16.train_step(model, learning_rate=settings["learning_rate"], **options)
     laid_out = images.to(memory_format=memory)
     # The loss is fetched after each step: Keras does so too.
     return lambda: float(step(laid_out, targets))

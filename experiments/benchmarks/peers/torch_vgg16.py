@@ -9,7 +9,7 @@ import torchvision
 from safetensors.numpy import load_file
 from torch import nn
 
-POSITIVE_WEIGHT, LEARNING_RATE = 10.0, 1e-4
+POSITIVE_WEIGHT = 10.0
 
 VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "eager float32": {},
@@ -69,12 +69,12 @@ def preprocessed(images: np.ndarray) -> torch.Tensor:
 
 
 def train_step(
-    model: nn.Module, *, compiled: bool = False, bfloat16: bool = False
+    model: nn.Module, *, learning_rate: float, compiled: bool = False, bfloat16: bool = False
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """One step of Adam on (images, targets), returning the mean loss."""
     device = next(model.parameters()).device.type
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, LEARNING_RATE, eps=1e-7)
+    optimizer = torch.optim.Adam(trained, learning_rate, eps=1e-7)
     forward = torch.compile(model) if compiled else model
 
     def step(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
