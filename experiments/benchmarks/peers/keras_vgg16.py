@@ -20,7 +20,8 @@ def model(settings: dict[str, Any], freeze_layers: int) -> Any:
     """Compiled with Adam, its first layers frozen; takes what `preprocessed` returns.
 
     Args:
-      settings: "size", "tags", "weights" (a file of all layers), "learning_rate" and "dtype" ("float32" or "mixed_bfloat16").
+      settings: "size", "tags", "weights" (a file of all layers), "learning_rate" and "dtype" ("float32" or
+        "mixed_bfloat16").
       freeze_layers: of VGG16's 19.
     """
     keras.config.set_dtype_policy(settings["dtype"])
