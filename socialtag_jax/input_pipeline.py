@@ -4,7 +4,7 @@ A batch is a pure function of (records, settings, seed, epoch, batch number): it
 devices nor on threads, and reading can begin at any batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from socialtag_jax import augment
 from socialtag_jax.config import Augmentation
+from socialtag_jax.counter_random import random_units
 from socialtag_jax.errors import UserError
 from socialtag_jax.machine import usable_cores
 from socialtag_jax.shards.dataset import ParsedRecords
@@ -88,31 +89,38 @@ def train_batches(
       start: number of the first batch, for going on inside an epoch.
       limit: cuts the epoch to so many batches.
     """
-    # grain wants 32 bits; SeedSequence mixes the two numbers so that neighbouring seeds share no epoch's order.
-    order_seed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-    order = grain.MapDataset.range(len(records)).shuffle(seed=order_seed)
+    # Mixes the two numbers, so that neighbouring seeds share no epoch's order.
+    order_seed, augmentation_seed = np.random.SeedSequence((seed, epoch)).spawn(2)
+    # Drawn whole: finding single places of a lazy permutation took 3 to 30 us each, this takes 12 ms for 728,021.
+    order = np.arange(len(records), dtype=np.int32)
+    np.random.default_rng(order_seed).shuffle(order)
+    stream = int(augmentation_seed.generate_state(1, np.uint64)[0])
 
-    def transform(index: int) -> augment.Affine:
-        if not augmentation.enabled:
-            return augment.IDENTITY
-        return augment.draw(augmentation, np.random.default_rng((seed, epoch, index)))
+    def transformations(rows: np.ndarray) -> np.ndarray:
+        positions = rows[:, None] * np.int64(augment.DRAWS) + np.arange(augment.DRAWS)
+        drawn = augment.draw(augmentation, random_units(stream, positions))
+        return augment.matrix(drawn, shape.input_size)
 
-    return _batches(records, shape, order, transform, threads, start, limit)
+    return _batches(records, shape, order, transformations if augmentation.enabled else _resize, threads, start, limit)
 
 
 def eval_batches(
     records: ParsedRecords, shape: BatchShape, *, threads: int = 0, limit: int | None = None
 ) -> Iterator[Batch]:
     """All records in their stored order, only resized: row r of batch b is record `b * shape.size + r`."""
-    order = grain.MapDataset.range(len(records))
-    return _batches(records, shape, order, lambda _: augment.IDENTITY, threads, 0, limit)
+    return _batches(records, shape, range(len(records)), _resize, threads, 0, limit)
+
+
+def _resize(rows: np.ndarray) -> np.ndarray:
+    """No transformation for any row."""
+    return np.broadcast_to(augment.IDENTITY, (len(rows), *augment.IDENTITY.shape))
 
 
 def _batches(
     records: ParsedRecords,
     shape: BatchShape,
-    order: grain.MapDataset[int],
-    transform: Callable[[int], augment.Affine],
+    order: np.ndarray | range,
+    transformations: Callable[[np.ndarray], np.ndarray],
     threads: int,
     start: int,
     limit: int | None,
@@ -121,8 +129,8 @@ def _batches(
     cv2.setNumThreads(1)
 
     def assemble(number: int) -> Batch:
-        rows = order[number * shape.size : (number + 1) * shape.size]
-        return _assemble(records, shape, [int(row) for row in rows], transform)
+        rows = np.asarray(order[number * shape.size : (number + 1) * shape.size])
+        return _assemble(records, shape, rows, transformations(rows))
 
     count = batch_count(len(records), shape.size, limit)
     workers = threads or usable_cores()
@@ -133,27 +141,30 @@ def _batches(
     return iter(grain.MapDataset.range(start, count).map(assemble).to_iter_dataset(options))
 
 
-def _assemble(
-    records: ParsedRecords, shape: BatchShape, rows: Sequence[int], transform: Callable[[int], augment.Affine]
-) -> Batch:
-    size = shape.input_size
-    images = np.zeros((shape.size, size, size, 3), np.uint8)
-    tag_ids = np.full((shape.size, shape.max_tags), -1, np.int32)
+def _assemble(records: ParsedRecords, shape: BatchShape, rows: np.ndarray, transformations: np.ndarray) -> Batch:
+    """The batch of these records (int [rows]), each with its transformation (float64 [rows, 2, 3])."""
+    size, max_tags = shape.input_size, shape.max_tags
+    images = np.empty((shape.size, size, size, 3), np.uint8)
+    images[len(rows) :] = 0
+    tag_ids = np.full((shape.size, max_tags), -1, np.int32)
     weight = np.zeros(shape.size, np.float32)
-    for row, index in enumerate(rows):
-        record = records[index]
-        if len(record.tags) > shape.max_tags:
+    weight[: len(rows)] = 1.0
+    # All are read and parsed before the first is decoded: alternating, each image's pixels push code and data of the
+    # parser out of the processor's caches, which doubles the time that reading takes.
+    batch = [records[index] for index in rows.tolist()]
+    for row, record in enumerate(batch):
+        if len(record.tags) > max_tags:
             raise UserError(
-                f"the record has {len(record.tags)} tags, more than the {shape.max_tags} that statistics.json allows",
-                where=records.where(index),
+                f"the record has {len(record.tags)} tags, more than the {max_tags} that statistics.json allows",
+                where=records.where(int(rows[row])),
             )
+        tag_ids[row, : len(record.tags)] = record.tags
+    for record, index, transformation, out in zip(batch, rows, transformations, images, strict=False):
         try:
             pixels = decode(record.image, size)
         except ImageError as error:
-            raise UserError(error.what, where=f"{records.where(index)} ({record.image_id})") from error
-        augment.warp(pixels, transform(index), images[row])
-        tag_ids[row, : len(record.tags)] = record.tags
-        weight[row] = 1.0
+            raise UserError(error.what, where=f"{records.where(int(index))} ({record.image_id})") from error
+        augment.warp(pixels, transformation, out)
     lead = (shape.devices, shape.rows)
     return Batch(
         images=images.reshape(*lead, size, size, 3), tag_ids=tag_ids.reshape(*lead, -1), weight=weight.reshape(lead)
