@@ -4,7 +4,8 @@ A batch is a pure function of (records, settings, seed, epoch, batch number): it
 devices nor on threads, and reading can begin at any batch.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -18,6 +19,7 @@ from socialtag_jax.counter_random import random_units
 from socialtag_jax.errors import UserError
 from socialtag_jax.machine import usable_cores
 from socialtag_jax.shards.dataset import ParsedRecords
+from socialtag_jax.shards.example import Record
 from socialtag_jax.shards.images import ImageError
 from socialtag_jax.shards.pixels import decode
 
@@ -143,22 +145,15 @@ def _batches(
 
 def _assemble(records: ParsedRecords, shape: BatchShape, rows: np.ndarray, transformations: np.ndarray) -> Batch:
     """The batch of these records (int [rows]), each with its transformation (float64 [rows, 2, 3])."""
-    size, max_tags = shape.input_size, shape.max_tags
+    size = shape.input_size
     images = np.empty((shape.size, size, size, 3), np.uint8)
     images[len(rows) :] = 0
-    tag_ids = np.full((shape.size, max_tags), -1, np.int32)
     weight = np.zeros(shape.size, np.float32)
     weight[: len(rows)] = 1.0
     # All are read and parsed before the first is decoded: alternating, each image's pixels push code and data of the
     # parser out of the processor's caches, which doubles the time that reading takes.
     batch = [records[index] for index in rows.tolist()]
-    for row, record in enumerate(batch):
-        if len(record.tags) > max_tags:
-            raise UserError(
-                f"the record has {len(record.tags)} tags, more than the {max_tags} that statistics.json allows",
-                where=records.where(int(rows[row])),
-            )
-        tag_ids[row, : len(record.tags)] = record.tags
+    tag_ids = _tag_ids(records, rows, batch, (shape.size, shape.max_tags))
     for record, index, transformation, out in zip(batch, rows, transformations, images, strict=False):
         try:
             pixels = decode(record.image, size)
@@ -169,3 +164,18 @@ def _assemble(records: ParsedRecords, shape: BatchShape, rows: np.ndarray, trans
     return Batch(
         images=images.reshape(*lead, size, size, 3), tag_ids=tag_ids.reshape(*lead, -1), weight=weight.reshape(lead)
     )
+
+
+def _tag_ids(records: ParsedRecords, rows: np.ndarray, batch: Sequence[Record], shape: tuple[int, int]) -> np.ndarray:
+    """int32 of this shape, [rows or more, most tags]: the records' tags, padded with -1."""
+    lengths = np.array([len(record.tags) for record in batch])
+    if lengths.max() > shape[1]:
+        worst = int(lengths.argmax())
+        raise UserError(
+            f"the record has {lengths[worst]} tags, more than the {shape[1]} that statistics.json allows",
+            where=records.where(int(rows[worst])),
+        )
+    tag_ids = np.full(shape, -1, np.int32)
+    there = np.arange(shape[1]) < lengths[:, None]
+    tag_ids[: len(batch)][there] = list(itertools.chain.from_iterable(record.tags for record in batch))
+    return tag_ids
