@@ -33,6 +33,9 @@ class Model:
     """Share of hidden activations dropped in training, 0 to below 1."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the convolutions; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters, head and loss are float32."""
+    rematerialize: bool = False
+    """Computes a trainable block's activations a second time in the backward pass, in place of keeping them: less
+    memory, about a third more time."""
 
     def __post_init__(self) -> None:
         _require(self.input_size >= 32, "model.input_size", self.input_size, "at least 32 pixels")
@@ -76,13 +79,40 @@ class Input:
     """Images in a training step, over all devices; a multiple of the number of devices."""
     eval_batch_size: int = 64
     """Images in an evaluation step, over all devices; changes no score."""
+    accumulation_steps: int = 1
+    """Equal parts that every device takes its share of a batch in, one after the other, adding up their gradients: the
+    same training in less memory."""
     threads: int = 0
     """Threads that decode and warp images; 0 for one a core."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "input.batch_size", self.batch_size, "at least 1")
         _require(self.eval_batch_size >= 1, "input.eval_batch_size", self.eval_batch_size, "at least 1")
+        _require(self.accumulation_steps >= 1, "input.accumulation_steps", self.accumulation_steps, "at least 1")
         _require(self.threads >= 0, "input.threads", self.threads, "0 or more")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What the frozen layers make of the photos, computed once, kept on disk, and trained from.
+
+    Features are those of a data set, weights, input size, device kind, compute dtype and augmentation: where any of it
+    differs, others are computed. Stages that freeze no convolution train from the photos.
+    """
+
+    views: int = 0
+    """Augmented views of each training photo, over which the epochs of a stage go in turn; 0 for no cache. As many as
+    the stage has epochs train exactly as without a cache; without augmentation 1 does."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the features on disk; float16 halves them, and rounds each by at most 1 in 2,048."""
+    folder: str | None = None
+    """Where they are kept; None for `features` in the cache folder (`~/.cache/socialtag-jax`, or `SOCIALTAG_CACHE`)."""
+
+    def __post_init__(self) -> None:
+        _require(self.views >= 0, "cache.views", self.views, "0 or more")
+        if self.views == 0:
+            for name in ("dtype", "folder"):
+                _require_default(self, name, "cache.", "with cache.views = 0")
 
 
 @dataclass(frozen=True)
@@ -246,6 +276,7 @@ class Experiment:
     model: Model = field(default_factory=Model)
     augmentation: Augmentation = field(default_factory=Augmentation)
     input: Input = field(default_factory=Input)
+    cache: Cache = field(default_factory=Cache)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     suggestion: Suggestion = field(default_factory=Suggestion)
@@ -258,6 +289,10 @@ class Experiment:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
         cut = self.debug_batches
         _require(cut is None or cut >= 1, "debug_batches", cut, "at least 1, or none")
+        if not self.augmentation.enabled:
+            _require(
+                self.cache.views <= 1, "cache.views", self.cache.views, "0 or 1, as all views of a photo are equal"
+            )
         warmup, shortest = self.optimizer.schedule.warmup_epochs, min(stage.epochs for stage in self.stages)
         where = "optimizer.schedule.warmup_epochs"
         _require(warmup < shortest, where, warmup, f"fewer than the {shortest} epochs of the shortest stage")
@@ -280,7 +315,10 @@ DEBUG_DEVICES = 4
 
 
 def debug(experiment: Experiment) -> Experiment:
-    """The same experiment, shrunk to under a minute on a laptop: for trying a file before its real launch."""
+    """The same experiment, shrunk to under a minute on a laptop: for trying a file before its real launch.
+
+    It has no feature cache, for which all photos would have to go through the network.
+    """
     # Two epochs in all, in which the first two stages are tried.
     stages = experiment.stages[:2]
     schedule = experiment.optimizer.schedule
@@ -291,6 +329,7 @@ def debug(experiment: Experiment) -> Experiment:
         optimizer=dataclasses.replace(experiment.optimizer, schedule=schedule),
         model=dataclasses.replace(experiment.model, input_size=48),
         input=dataclasses.replace(experiment.input, batch_size=8, eval_batch_size=8),
+        cache=Cache(),
         stages=tuple(dataclasses.replace(stage, epochs=2 // len(stages)) for stage in stages),
         debug_batches=4,
     )

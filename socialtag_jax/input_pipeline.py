@@ -7,7 +7,7 @@ devices nor on threads, and reading can begin at any batch.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import cv2
 import grain
@@ -24,6 +24,7 @@ from socialtag_jax.shards.images import ImageError
 from socialtag_jax.shards.pixels import decode
 
 _AHEAD_BYTES = 2**32
+AnyBatch = TypeVar("AnyBatch")
 
 
 class Batch(TypedDict):
@@ -91,19 +92,55 @@ def train_batches(
       start: number of the first batch, for going on inside an epoch.
       limit: cuts the epoch to so many batches.
     """
-    # Mixes the two numbers, so that neighbouring seeds share no epoch's order.
-    order_seed, augmentation_seed = np.random.SeedSequence((seed, epoch)).spawn(2)
-    # Drawn whole: finding single places of a lazy permutation took 3 to 30 us each, this takes 12 ms for 728,021.
-    order = np.arange(len(records), dtype=np.int32)
-    np.random.default_rng(order_seed).shuffle(order)
-    stream = int(augmentation_seed.generate_state(1, np.uint64)[0])
+    order = train_order(len(records), seed, epoch)
+    return _batches(records, shape, order, _transformations(augmentation, seed, epoch, shape), threads, start, limit)
+
+
+def train_order(records: int, seed: int, epoch: int) -> np.ndarray:
+    """int32 [records]: the record indices of one epoch, in the order drawn from (seed, epoch)."""
+    # Drawn whole: to find single places of a lazy permutation took 3 to 30 us each; this takes 12 ms for 728,021.
+    order = np.arange(records, dtype=np.int32)
+    np.random.default_rng(_seeds(seed, epoch)[0]).shuffle(order)
+    return order
+
+
+def view_batches(
+    records: ParsedRecords,
+    shape: BatchShape,
+    rows: range,
+    *,
+    seed: int,
+    epoch: int,
+    augmentation: Augmentation,
+    threads: int = 0,
+) -> Iterator[Batch]:
+    """Consecutive records in their stored order, each as it looks in that epoch of training (see `train_batches`)."""
+    return _batches(records, shape, rows, _transformations(augmentation, seed, epoch, shape), threads, 0, None)
+
+
+def _seeds(seed: int, epoch: int) -> list[np.random.SeedSequence]:
+    """Of an epoch's order and of its augmentation; neighbouring seeds and epochs have none in common."""
+    return np.random.SeedSequence((seed, epoch)).spawn(2)
+
+
+def _transformations(
+    augmentation: Augmentation, seed: int, epoch: int, shape: BatchShape
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Record indices (int [rows]) -> matrices (float64 [rows, 2, 3]), drawn from (seed, epoch, record index)."""
+    if not augmentation.enabled:
+        return _resize
+    stream = int(_seeds(seed, epoch)[1].generate_state(1, np.uint64)[0])
 
     def transformations(rows: np.ndarray) -> np.ndarray:
         positions = rows[:, None] * np.int64(augment.DRAWS) + np.arange(augment.DRAWS)
         drawn = augment.draw(augmentation, random_units(stream, positions))
         return augment.matrix(drawn, shape.input_size)
 
-    return _batches(records, shape, order, transformations if augmentation.enabled else _resize, threads, start, limit)
+    return transformations
+
+
+def _resize(rows: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(augment.IDENTITY, (len(rows), *augment.IDENTITY.shape))
 
 
 def eval_batches(
@@ -111,11 +148,6 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """All records in their stored order, only resized: row r of batch b is record `b * shape.size + r`."""
     return _batches(records, shape, range(len(records)), _resize, threads, 0, limit)
-
-
-def _resize(rows: np.ndarray) -> np.ndarray:
-    """No transformation for any row."""
-    return np.broadcast_to(augment.IDENTITY, (len(rows), *augment.IDENTITY.shape))
 
 
 def _batches(
@@ -134,13 +166,26 @@ def _batches(
         rows = np.asarray(order[number * shape.size : (number + 1) * shape.size])
         return _assemble(records, shape, rows, transformations(rows))
 
-    count = batch_count(len(records), shape.size, limit)
+    numbers = range(start, batch_count(len(order), shape.size, limit))
+    return in_threads(assemble, numbers, batch_bytes=shape.size * shape.input_size**2 * 3, threads=threads)
+
+
+def in_threads(
+    assemble: Callable[[int], AnyBatch], numbers: range, *, batch_bytes: int, threads: int
+) -> Iterator[AnyBatch]:
+    """Batches by their numbers, in order, assembled ahead of their use.
+
+    Args:
+      assemble: from a batch's number to the batch; called by several threads.
+      numbers: of the batches.
+      batch_bytes: of one batch, roughly: what waits is bounded.
+      threads: that assemble; 0 for one a core.
+    """
     workers = threads or usable_cores()
     # A batch is assembled by one thread: as many wait ready as are at work, within what memory allows.
-    batch_bytes = shape.size * shape.input_size**2 * 3
     ahead = max(2, min(workers + 2, _AHEAD_BYTES // batch_bytes))
     options = grain.ReadOptions(num_threads=min(workers, ahead), prefetch_buffer_size=ahead)
-    return iter(grain.MapDataset.range(start, count).map(assemble).to_iter_dataset(options))
+    return iter(grain.MapDataset.range(numbers.start, numbers.stop).map(assemble).to_iter_dataset(options))
 
 
 def _assemble(records: ParsedRecords, shape: BatchShape, rows: np.ndarray, transformations: np.ndarray) -> Batch:
