@@ -247,7 +247,7 @@ class FeatureData:
             records=len(dataset.split(split)),
         )
 
-    def _batches(self, view: FeatureView, shape: BatchShape, order: Any) -> Iterator[FeatureBatch]:
+    def _batches(self, view: FeatureView, shape: BatchShape, order: np.ndarray | range) -> Iterator[FeatureBatch]:
         row = view[0]
 
         def assemble(number: int) -> FeatureBatch:
