@@ -77,19 +77,22 @@ def step_rates(
             continue
         seen.add(stage.freeze_layers)
         optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=1)
-        state = devices.replicate(stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32)))
+        # A copy: the step donates its state's arrays.
+        start_params = jax.tree.map(jnp.copy, params)
+        start = stage_start(experiment, stage, optimizer, start_params, jnp.zeros((), jnp.int32))
+        state = devices.replicate(start)
         step = devices.compile_train_step(
             make_train_step(experiment, stage, model, optimizer), state, data.train_shapes
         )
         source = _synthetic(data, model.n_tags, experiment.seed) if batches == "synthetic" else _reused(data, devices)
         times = []
-        start = clock()
+        stage_began = clock()
         for batch in devices.prefetch(source):
             began = clock()
             state, sums = step(state, batch)
             jax.block_until_ready(sums)
             times.append(clock() - began)
-            if len(times) >= _MOST_STEPS or (len(times) > 3 and clock() - start > seconds):
+            if len(times) >= _MOST_STEPS or (len(times) > 3 and clock() - stage_began > seconds):
                 break
         rates.append(_rate(number, stage, experiment.input.batch_size, times[1:]))
         log(_line(rates[-1]))
