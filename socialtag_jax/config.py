@@ -33,9 +33,6 @@ class Model:
     """Share of hidden activations dropped in training, 0 to below 1."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the convolutions; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters, head and loss are float32."""
-    rematerialize: bool = False
-    """Computes a trainable block's activations a second time in the backward pass, in place of keeping them: less
-    memory, about a third more time."""
 
     def __post_init__(self) -> None:
         _require(self.input_size >= 32, "model.input_size", self.input_size, "at least 32 pixels")
