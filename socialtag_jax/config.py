@@ -279,6 +279,11 @@ def resolve(experiment: Experiment, platform: str) -> Experiment:
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, compute_dtype=dtype))
 
 
+def unaccumulated(experiment: Experiment) -> Experiment:
+    """The same experiment with every batch taken whole."""
+    return dataclasses.replace(experiment, input=dataclasses.replace(experiment.input, accumulation_steps=1))
+
+
 DEBUG_DEVICES = 4
 """Simulated CPU devices of a `--debug` run."""
 

@@ -20,6 +20,7 @@ from socialtag_jax.input_pipeline import BatchShape, batch_count, eval_batches, 
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, count, learning_rate, make_optimizer
 from socialtag_jax.progress import format_duration
+from socialtag_jax.roofline import Roofline, intensity, roof
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import TrainState, batch_shapes, build_model, eval_step, make_train_step, stage_start
 
@@ -127,6 +128,7 @@ class Trainer:
         self._train_shape = self._shape(experiment.input.batch_size, "--input.batch-size", parts)
         self._eval_shape = self._shape(experiment.input.eval_batch_size, "--input.eval-batch-size")
         self._model = build_model(experiment, len(dataset.vocabulary))
+        self._roof = roof(devices.devices, experiment.model.compute_dtype)
         self._eval_step = devices.compile_eval_step(
             functools.partial(
                 eval_step,
@@ -181,9 +183,9 @@ class Trainer:
         while True:
             stage = experiment.stages[position.stage]
             if not position.ended(stage, patience):
-                train = self._compile_train_step(stage, state)
+                train, work = self._compile_train_step(stage, state)
                 while not position.ended(stage, patience):
-                    state, train_summary = self._train_epoch(train, state, position, run_log)
+                    state, train_summary = self._train_epoch(train, work, state, position, run_log)
                     step = position.step + self._steps
                     validation = self._validate(state.scored_params)
                     run_log.write("validation", step, {"epoch": position.epoch + 1, **validation})
@@ -238,13 +240,24 @@ class Trainer:
             "vocabulary_sha256": vocabulary.sha256,
         }
 
-    def _compile_train_step(self, stage: Stage, state: TrainState) -> parallel.CompiledStep:
+    def _compile_train_step(self, stage: Stage, state: TrainState) -> tuple[parallel.CompiledStep, Roofline]:
         optimizer = self._optimizer(stage, state.params)
+        batch = self._batch_shapes(self._train_shape)
         step = make_train_step(self._experiment, stage, self._model, optimizer)
-        return self._devices.compile_train_step(step, state, self._batch_shapes(self._train_shape))
+        compiled = self._devices.compile_train_step(step, state, batch)
+        # XLA counts a loop's body once: the same step without accumulation has all the operations in sight.
+        whole = make_train_step(config.unaccumulated(self._experiment), stage, self._model, optimizer)
+        counted = self._devices.count_flops(whole, state, batch)
+        one_body = counted / len(self._devices) / self._experiment.input.accumulation_steps
+        return compiled, Roofline(counted, intensity(compiled, one_body), self._roof)
 
     def _train_epoch(
-        self, train: parallel.CompiledStep, state: TrainState, position: Position, run_log: run_folder.RunLog
+        self,
+        train: parallel.CompiledStep,
+        work: Roofline,
+        state: TrainState,
+        position: Position,
+        run_log: run_folder.RunLog,
     ) -> tuple[TrainState, dict[str, float]]:
         batches = train_batches(
             self._train_records,
@@ -262,6 +275,7 @@ class Trainer:
             images=self._epoch_images(),
             images_after=self._remaining_images(position),
             learning_rate=self._last_learning_rate(position),
+            roofline=work,
             stream=self._stream,
             run_log=run_log,
         )
@@ -349,7 +363,8 @@ class Trainer:
             epochs = stage.epochs - (position.stage_epoch if number == 0 else 0)
             per_image = flops.training_flops(flop_list, stage.freeze_layers)
             operations += epochs * (self._epoch_images() * per_image + self._validation_images() * sum(flop_list))
-        rate = flops.measured_matmul_flops(self._devices.devices[0], self._model.compute_dtype)
-        # Simulated CPU devices share the same cores.
-        rate *= 1 if self._devices.platform == "cpu" else len(self._devices)
-        log(f"estimated time: {format_duration(operations / rate)} and compilation, at {rate / 1e12:.2f} TFLOP/s")
+        rate = self._roof.flops
+        log(
+            f"estimated time: {format_duration(operations / rate)} and compilation, at the devices' peak of "
+            f"{rate / 1e12:.2f} TFLOP/s ({self._roof.source})"
+        )

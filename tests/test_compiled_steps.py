@@ -132,5 +132,5 @@ def test_another_shape_is_refused(head_only: Program, compiled_head_only: Compil
     """A compiled step never compiles again."""
     zeros = functools.partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype))
     batch = {**zeros(head_only.batch), "weight": jnp.zeros((1, BATCH + 1))}
-    with pytest.raises(TypeError, match="compiled with .* called with"):
+    with pytest.raises(TypeError, match=r"compiled with .* called with"):
         compiled_head_only(zeros(head_only.state), batch)
