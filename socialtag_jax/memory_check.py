@@ -13,6 +13,7 @@ from socialtag_jax.errors import UserError
 from socialtag_jax.machine import available_memory
 from socialtag_jax.model import VGG16_LAYERS
 from socialtag_jax.parallel import CompiledStep, Devices
+from socialtag_jax.progress import format_bytes
 
 BATCHES_ON_DEVICE = 3
 """The batch in use, and those that `Devices.prefetch` has on their way."""
@@ -41,9 +42,8 @@ class Need:
 
     def text(self) -> str:
         """The parts on each device."""
-        return (
-            f"{_size(self.state)} state, {_size(self.batches)} batches, {_size(self.temporaries)} temporaries"
-        )
+        parts = {"state": self.state, "batches": self.batches, "temporaries": self.temporaries}
+        return ", ".join(f"{format_bytes(count)} {name}" for name, count in parts.items())
 
 
 @dataclass(frozen=True)
@@ -159,18 +159,18 @@ def check(
     """
     if limit.fits(need):
         return (
-            f"memory: {_size(need.device)} of {_size(limit.device)} on each device ({need.text()}), "
-            f"{_size(need.queue)} for queued batches on the host"
+            f"{format_bytes(need.device)} of {format_bytes(limit.device)} on each device ({need.text()}), "
+            f"{format_bytes(need.queue)} for queued batches on the host"
         )
     largest = largest_batch(need, need_at, batch_size=batch_size, multiple=multiple, limit=limit)
     if limit.host is not None and need.device <= limit.device:
-        what = f"{batch_size} images a step need {_size(need.queue)} of the host's memory for queued batches"
-        room = f"it has {_size(limit.host)}"
+        what = f"{batch_size} images a step need {format_bytes(need.queue)} of the host's memory for queued batches"
+        room = f"it has {format_bytes(limit.host)}"
     else:
-        what = f"{batch_size} images a step need {_size(need.device)} on each device ({need.text()})"
+        what = f"{batch_size} images a step need {format_bytes(need.device)} on each device ({need.text()})"
         if limit.host is None:
-            what += f" and {_size(need.queue)} for queued batches"
-        room = f"there are {_size(limit.device)}" + (" for both" if limit.host is None else "")
+            what += f" and {format_bytes(need.queue)} for queued batches"
+        room = f"there are {format_bytes(limit.device)}" + (" for both" if limit.host is None else "")
     if largest is None:
         remedy = f"even {multiple} images do not fit: a smaller --model.input-size, or a larger machine"
     else:
@@ -221,7 +221,3 @@ def _last_fit(low: int, need_low: Need, high: int, need_high: Need, limit: Limit
 
     fitting = [size for size in range(low, high) if limit.fits(between((size - low) / (high - low)))]
     return fitting[-1]
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
