@@ -223,5 +223,4 @@ def build_model(experiment: Experiment, n_tags: int) -> TagPredictor:
         hidden_units=config.hidden_units,
         dropout_rate=config.dropout_rate,
         compute_dtype=jnp.dtype(config.compute_dtype),
-        rematerialize=config.rematerialize,
     )
