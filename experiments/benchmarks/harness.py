@@ -153,6 +153,9 @@ class Peer:
         finally:
             timer.cancel()
         if not line:
+            # The reason is written after the answers' pipe has closed.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
             raise UserError(
                 f"ended without an answer, or took longer than {self._seconds:.0f} s: {_tail(self._log.read_text())}",
                 where=self.name,
