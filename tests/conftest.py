@@ -1,7 +1,9 @@
 """Strictness for every test: four simulated devices, no silent dtype promotion, no silent rank promotion."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,8 +11,10 @@ from pathlib import Path
 
 # Before Keras is imported, which reads it once.
 os.environ["KERAS_BACKEND"] = "jax"
-# Before jax is imported, in processes that tests start as well: tests compile what they test, and leave nothing behind.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Before jax is imported, and for the processes that tests start: many compile the same steps, and none may use the cache
+# of whoever runs the tests.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="socialtag-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
@@ -22,10 +26,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Many tests compile the same steps.
-_COMPILED = tempfile.TemporaryDirectory(prefix="socialtag-compiled-")
-jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
