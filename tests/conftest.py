@@ -11,8 +11,8 @@ from pathlib import Path
 
 # Before Keras is imported, which reads it once.
 os.environ["KERAS_BACKEND"] = "jax"
-# Before jax is imported, and for the processes that tests start: many compile the same steps, and none may use the cache
-# of whoever runs the tests.
+# Before jax is imported, and for processes that tests start: many compile the same steps, and none may use the cache of
+# whoever runs the tests.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="socialtag-compiled-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
