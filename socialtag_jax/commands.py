@@ -154,6 +154,13 @@ def train(options: argparse.Namespace) -> int:
 
     compilation_cache.enable(log)
     dataset = open_dataset(options.dataset)
+    if options.synthetic or options.reuse_batch:
+        from socialtag_jax.step_rate import step_rates
+
+        step_rates(experiment, dataset, Devices(), "synthetic" if options.synthetic else "reuse", log=print)
+        return 0
+    if options.workdir is None:
+        raise UsageError("is required", where="--workdir", hint="name the folder that the run goes to")
     trainer = Trainer(experiment, dataset, options.workdir, devices=Devices(), log=log, stream=sys.stderr)
     result = trainer.run()
     log(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")

@@ -1,6 +1,5 @@
 """Strictness for every test: four simulated devices, no silent dtype promotion, no silent rank promotion."""
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -11,8 +10,7 @@ from pathlib import Path
 
 # Before Keras is imported, which reads it once.
 os.environ["KERAS_BACKEND"] = "jax"
-# Before jax is imported, and for processes that tests start: many compile the same steps, and none may use the cache of
-# whoever runs the tests.
+# Many tests compile the same steps, in processes of their own as well. Before jax is imported, which reads it once.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="socialtag-compiled-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
@@ -26,7 +24,10 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+def pytest_unconfigure() -> None:
+    """Leaves no compiled programs behind."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

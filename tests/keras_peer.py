@@ -135,7 +135,7 @@ def warp_difference(image: np.ndarray, affine: Affine) -> np.ndarray:
     with warnings.catch_warnings(action="ignore"):  # of Keras's use of SciPy
         expected = image_module.ImageDataGenerator().apply_transform(image.astype(np.float32), parameters)
     found = np.empty_like(image)
-    augment.warp(image, affine, found)
+    augment.warp(image, augment.matrix(affine, size), found)
     return np.abs(found - expected)
 
 

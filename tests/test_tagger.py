@@ -92,4 +92,4 @@ def test_every_file_needs_a_hash(copy: Path, name: str):
 def test_loading_leaves_the_process_as_it_is(bundle: Path):
     before = dict(jax.config.values)
     Tagger.load(bundle)
-    assert dict(jax.config.values) == before
+    assert jax.config.values == before

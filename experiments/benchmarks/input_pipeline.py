@@ -56,13 +56,13 @@ def bare_loop(dataset: Dataset) -> Callable[[], float]:
     """Images a second of decoding and warping alone."""
     places = jpeg_places(dataset)
     rng = np.random.default_rng(0)
-    affines = [augment.draw(Augmentation(), rng) for _ in places]
-    matrices = []
-    for (descriptor, offset, length), affine in zip(places, affines, strict=True):
+    matrices = augment.matrix(augment.draw(Augmentation(), rng.random((len(places), augment.DRAWS))), SIZE)
+    for (descriptor, offset, length), matrix in zip(places, matrices, strict=True):
         height, width = decoded(os.pread(descriptor, length, offset)).shape[:2]
-        scale_x, scale_y = width / SIZE, height / SIZE
-        resize = np.array([[scale_x, 0, scale_x / 2 - 0.5], [0, scale_y, scale_y / 2 - 0.5], [0, 0, 1]])
-        matrices.append((resize @ augment.matrix(affine, SIZE))[:2])
+        # From the resized image to the stored one, between which pixel areas correspond.
+        scale = np.array([width / SIZE, height / SIZE])
+        matrix *= scale[:, None]
+        matrix[:, 2] += scale / 2 - 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
     def batch(first: int) -> int:

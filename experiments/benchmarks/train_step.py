@@ -93,7 +93,6 @@ def ours(freeze_layers: int, batch: int, devices: Devices, weights: Path, steps:
     model = build_model(experiment, TAGS)
     params = initial_params(model, experiment, "", log=lambda _: None)
     optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=1)
-    step = devices.compile_train_step(make_train_step(experiment, stage, model, optimizer))
     state = devices.replicate(stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32)))
     rng = np.random.default_rng(0)
     ready = devices.shard(
@@ -103,6 +102,7 @@ def ours(freeze_layers: int, batch: int, devices: Devices, weights: Path, steps:
             "weight": np.ones((1, batch), np.float32),
         }
     )
+    step = devices.compile_train_step(make_train_step(experiment, stage, model, optimizer), state, ready)
     state, sums = step(state, ready)
     jax.block_until_ready(sums)
 

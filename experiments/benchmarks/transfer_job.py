@@ -9,9 +9,9 @@ On two cores the peers' jobs take hours. So a whole job is run on 64 and 32 of t
 which compares the validation losses and gives the rates; and the full job is computed:
 
 * a peer's: its start, and 10 epochs at its images a second, of training and of validation;
-* ours: features at our images a second, computed for all photos (and views), and, measured whole, a run of the full
-  data set whose features lie ready. That run's photos are of 32 px, as its features are then quickly made: the cached
-  part of a job does not depend on it, since features are 512 numbers at any size.
+* ours: features at our images a second, of all photos and views, and, measured whole, a run on the full data set whose
+  features lie ready. Its photos are of 32 px, so that its features are quickly made: what is trained from them does not
+  depend on it, as features are 512 numbers at any size.
 
 The peers' epochs take turns; our runs are between them, as `socialtag train` in processes of their own.
 
@@ -164,23 +164,20 @@ def our_runs(
     epochs(EPOCHS // 2)
     cached = [job.run(part, views=1, seed=seed) for seed in range(SEEDS)]
     epochs(EPOCHS - EPOCHS // 2)
-    # The first run computes features, the later ones find them.
-    ready = statistics.median(one["seconds"] for one in cached[1:])
     augmented = [job.run(part, views=4) for _ in range(2)]
+    # The first run computes the features, the second finds them.
+    job.run(full, views=1, size=32)
+    cached_run = job.run(full, views=1, size=32)["seconds"]
     found = {}
-    for views, with_features, without in (
-        (1, cached[0]["seconds"], ready),
-        (4, augmented[0]["seconds"], augmented[1]["seconds"]),
-    ):
+    for views, runs in {1: cached, 4: augmented}.items():
+        with_features, without = runs[0]["seconds"], statistics.median(one["seconds"] for one in runs[1:])
         images = views * PART["train"] + PART["validation"]
-        job.run(full, views=views, size=32)
-        cached_part = job.run(full, views=views, size=32)["seconds"]
-        features = (with_features - without) / images * (views * FULL["train"] + FULL["validation"])
+        rate = images / (with_features - without)
         found[views] = {
             "part_seconds": with_features,
-            "feature_images_per_second": images / (with_features - without),
-            "full_cached_run_seconds": cached_part,
-            "full_seconds": features + cached_part,
+            "feature_images_per_second": rate,
+            "full_cached_run_seconds": cached_run,
+            "full_seconds": (views * FULL["train"] + FULL["validation"]) / rate + cached_run,
         }
     return cached, found
 
