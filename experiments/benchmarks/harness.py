@@ -44,7 +44,7 @@ def requirements() -> dict[str, tuple[str, ...]]:
         "torch": ("torch==2.14.1", "torchvision==0.29.1", "safetensors==0.8.0", "setuptools"),
         "tensorflow": ("tensorflow-cpu==2.21.0", keras, "safetensors==0.8.0"),
         "keras-jax": (f"jax=={importlib.metadata.version('jax')}", keras, "safetensors==0.8.0"),
-        "onnxruntime": ("onnx==1.23.2", "onnxruntime==1.32.0"),
+        "onnxruntime": ("onnx==1.23.2", "onnxruntime==1.32.0", "safetensors==0.8.0"),
     }
 
 
