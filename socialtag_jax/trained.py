@@ -113,8 +113,8 @@ def run_scorer(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[s
     def compiled(shape: tuple[int, ...]) -> CompiledStep:
         return devices.compile_eval_step(probabilities, loaded.params, jax.ShapeDtypeStruct(shape, np.uint8))
 
-    def score(images: np.ndarray) -> np.ndarray:
-        outputs = jax.device_get(compiled(images.shape)(loaded.params, devices.shard(images)))
+    def score(images: np.ndarray) -> jax.Array:
+        outputs = compiled(images.shape)(loaded.params, devices.shard(images))
         return outputs.reshape(-1, outputs.shape[-1])
 
     experiment = loaded.config.experiment

@@ -1,6 +1,5 @@
 """Where a stage's batches come from: photos, or what the frozen layers made of them, computed once."""
 
-import collections
 import dataclasses
 import functools
 import shutil
@@ -11,8 +10,9 @@ from typing import Any, Protocol, TextIO, TypedDict
 import jax
 import numpy as np
 
-from socialtag_jax import input_pipeline, pretrained
+from socialtag_jax import input_pipeline, machine
 from socialtag_jax.config import Experiment, Stage
+from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
 from socialtag_jax.feature_cache import FeatureView, weights_sha256
 from socialtag_jax.input_pipeline import BatchShape, batch_count
@@ -206,19 +206,16 @@ class FeatureData:
             augmentation=augmentation,
             threads=experiment.input.threads,
         )
-        in_flight: collections.deque[tuple[Any, np.ndarray, int]] = collections.deque()
-        left = len(rows)
-        for batch in batches:
+        compute, left = self._compute, len(rows)
+
+        def launch(batch: input_pipeline.Batch) -> Callable[[], Any]:
+            return functools.partial(jax.device_get, compute(params, self._devices.shard({"images": batch["images"]})))
+
+        for batch, features in one_ahead(batches, launch):
             tag_ids = batch["tag_ids"].reshape(-1, batch["tag_ids"].shape[-1])
-            count = min(left, len(tag_ids))
+            count = min(left, len(tag_ids))  # the last batch is padded
             left -= count
-            images = self._devices.shard({"images": batch["images"]})
-            in_flight.append((self._compute(params, images), tag_ids, count))
-            # One step late, so that the devices have work while a batch is written.
-            if len(in_flight) > 1:
-                yield _rows(*in_flight.popleft())
-        for one in in_flight:
-            yield _rows(*one)
+            yield features.reshape(-1, *features.shape[2:])[:count], tag_ids[:count]
 
     def _feature_shape(self, params: Params) -> tuple[int, ...]:
         size = self._experiment.model.input_size
@@ -279,15 +276,10 @@ def _features_step(
     return frozen_features(model, params, batch["images"], freeze_layers).astype(np.float32)
 
 
-def _rows(features: jax.Array, tag_ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    fetched = jax.device_get(features)
-    return fetched.reshape(-1, *fetched.shape[2:])[:count], tag_ids[:count]
-
-
 def cache_folder(experiment: Experiment) -> Path:
     """Where features are kept."""
     folder = experiment.cache.folder
-    return pretrained.cache_folder() / "features" if folder is None else Path(folder)
+    return machine.cache_folder() / "features" if folder is None else Path(folder)
 
 
 def is_cached(experiment: Experiment, stage: Stage) -> bool:
