@@ -116,9 +116,9 @@ def report(rate: InputRate, experiment: Experiment, dataset: Dataset, device_rat
     what = f"{rate.images:,} images ({part}) of {dataset.name}, {experiment.model.input_size} px"
     per_core = rate.images_per_core_second
     examples = ", ".join(f"{rate.cores_for(wanted):.1f} for {wanted:,}" for wanted in _EXAMPLES)
+    read = f"{rate.read_bytes / rate.seconds / 1e6:,.1f} MB/s read"
     lines = [
-        f"{what}, in {rate.seconds:.1f} s: {rate.images_per_second:,.0f} images/s, threads: {rate.threads}, "
-        f"{rate.read_bytes / rate.seconds / 1e6:,.1f} MB/s read",
+        f"{what}, in {rate.seconds:.1f} s: {rate.images_per_second:,.0f} images/s, threads: {rate.threads}, {read}",
         f"{per_core:,.0f} images/s a core: cores needed for R images/s = R / {per_core:,.0f} ({examples})",
     ]
     if device_rate is not None:

@@ -1,9 +1,10 @@
 """How long does it take to open a data set of ten thousand to ten million records, and how much memory?
 
-The data sets are simulated: shards of 128 MiB as `socialtag prepare` would write them, but sparse files without a record
-in them; their indexes, manifest and other metadata are real. Each is opened in a process of its own, which has imported
-what it needs: `open_dataset`, the records of the train split, and the most tags of an image. Memory is the growth of the
-process's peak (VmHWM, Linux). The order of the first epoch, which is drawn whole, comes after that and is measured apart.
+The data sets are simulated: shards of 128 MiB as `socialtag prepare` would write them, but sparse files without a
+record in them; their indexes, manifest and other metadata are real. Each is opened in a process of its own, which has
+imported what it needs: `open_dataset`, the records of the train split, and the most tags of an image. Memory is the
+growth of the process's peak (VmHWM, Linux). The order of the first epoch, which is drawn whole, comes after that and is
+measured apart.
 
 Command:  python -m experiments.benchmarks.scaling_records     (2 minutes on 2 cores, the first time)
 """
