@@ -139,6 +139,12 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     measured = train.add_mutually_exclusive_group()
     measured.add_argument(
+        "--input-only",
+        action="store_true",
+        help="train nothing, but print the input pipeline's rate over an epoch or 20 s, and the cores that a faster "
+        "device would need; beside the last epoch's rate of the run in --workdir, if it is given",
+    )
+    measured.add_argument(
         "--synthetic",
         action="store_true",
         help="train nothing, but time each stage's step on random images: without reading, decoding and augmentation",

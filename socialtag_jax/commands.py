@@ -147,13 +147,21 @@ def train(options: argparse.Namespace) -> int:
         # Before any device is touched.
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", config.DEBUG_DEVICES)
+    from socialtag_jax.shards.dataset import open_dataset
+
+    dataset = open_dataset(options.dataset)
+    if options.input_only:
+        from socialtag_jax import input_rate, run_folder
+
+        rate = input_rate.measure(experiment, dataset)
+        known = None if options.workdir is None else run_folder.last_epoch_rate(options.workdir)
+        print("\n".join(input_rate.report(rate, experiment, dataset, known)))
+        return 0
     from socialtag_jax import compilation_cache
     from socialtag_jax.parallel import Devices
-    from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.train import Trainer
 
     compilation_cache.enable(log)
-    dataset = open_dataset(options.dataset)
     if options.synthetic or options.reuse_batch:
         from socialtag_jax.step_rate import step_rates
 

@@ -188,6 +188,16 @@ class RunLog:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
+def last_epoch_rate(folder: Path) -> float | None:
+    """Images a second of the last training epoch of a run; None where the folder has none."""
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # A line that was cut off in the middle has no step.
+    written = [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+    rates = [values["images_per_second"] for values in written if values["kind"] == "epoch"]
+    return rates[-1] if rates else None
+
+
 def _step_of(line: str) -> float:
     """The step of a metrics line; infinite for a line that was cut off in the middle."""
     try:

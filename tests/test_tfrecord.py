@@ -1,6 +1,8 @@
 """The framing against published check values, random access against what was written, and every kind of damage."""
 
 import importlib
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,25 @@ def test_index_of_another_size_is_refused(shard: Path):
     shard.write_bytes(shard.read_bytes() + b"more")
     with pytest.raises(CorruptShardError, match="stale offset index: made for a shard of 553 bytes"):
         RecordSource([shard])
+
+
+def test_a_million_records_take_little_time_and_memory_to_open(tmp_path: Path):
+    """A sparse shard with a real index: 8 bytes a record, held once."""
+    path, count, record = tmp_path / "large", 1_000_000, 40_000
+    with path.open("wb") as file:
+        file.truncate(count * record)
+    tfrecord.write_index(path, np.arange(count, dtype=np.uint64) * record)
+    tracemalloc.start()
+    try:
+        start = time.perf_counter()
+        source = RecordSource([path], [count])
+        elapsed = time.perf_counter() - start
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert source.frame_size(count - 1) == record
+    assert peak < 1.2 * 8 * count
+    assert elapsed < 2.0
 
 
 def test_damaged_index_is_refused(shard: Path):

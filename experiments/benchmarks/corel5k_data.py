@@ -19,6 +19,7 @@ from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
 from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards.dataset import Dataset, open_dataset
+from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.shards.prepare import PrepareOptions, prepare
 from socialtag_jax.sources import tags_csv
 from socialtag_jax.steps import build_model
@@ -61,7 +62,10 @@ def photos(context: Context, name: str, counts: Mapping[str, int], *, enlarged_t
     if not (source / tags_csv.FILE_NAME).exists():
         _extract(context.corel5k, source, counts, enlarged_to)
     options = PrepareOptions(
-        name=name, pruning=parse_pruning([f"vocabulary=@{source / 'vocabulary.txt'}"]), allow_leaks=True
+        name=name,
+        image_size=enlarged_to or IMAGE_SIZE,
+        pruning=parse_pruning([f"vocabulary=@{source / 'vocabulary.txt'}"]),
+        allow_leaks=True,
     )
     listed = tags_csv.read(source, warn=lambda _: None)
     result = prepare(listed, context.scratch, options, log=lambda _: None, stream=io.StringIO())

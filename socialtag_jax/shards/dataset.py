@@ -133,6 +133,10 @@ class ParsedRecords:
         """The file, record and offset, for messages."""
         return self._source.where(index)
 
+    def frame_size(self, index: int) -> int:
+        """A record's size on disk, in bytes."""
+        return self._source.frame_size(index)
+
 
 def open_dataset(path: Path) -> Dataset:
     """Opens a data set's folder, or the one data set that lies below `path`.

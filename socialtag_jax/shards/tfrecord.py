@@ -26,6 +26,7 @@ _CRC = struct.Struct("<I")
 _OVERHEAD = _HEADER.size + _CRC.size
 _INDEX_MAGIC = b"STAGIDX1"
 _INDEX_HEADER = struct.Struct("<8sQQ")
+_INDEX_PIECE = 2**18
 _RESTORE = "restore the file from a copy, or delete the data set's folder and run `socialtag prepare` again"
 
 
@@ -90,24 +91,34 @@ def read_index(shard: Path) -> np.ndarray | None:
       CorruptShardError: the index is damaged, or it was made for a shard of another size.
     """
     path = index_path(shard)
+    rebuild = "delete it: it is rebuilt from the shard"
     try:
-        data = path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError:
         return None
-    rebuild = "delete it: it is rebuilt from the shard"
-    if len(data) < _INDEX_HEADER.size + _CRC.size or data[:8] != _INDEX_MAGIC:
-        raise CorruptShardError("not an offset index", where=path, hint=rebuild)
-    body, (crc,) = data[: -_CRC.size], _CRC.unpack(data[-_CRC.size :])
-    _, size, count = _INDEX_HEADER.unpack_from(body)
-    if crc != google_crc32c.value(body) or len(body) != _INDEX_HEADER.size + 8 * count:
-        raise CorruptShardError("the offset index is damaged (its checksum does not match)", where=path, hint=rebuild)
+    with file:
+        header = file.read(_INDEX_HEADER.size)
+        if len(header) < _INDEX_HEADER.size or header[:8] != _INDEX_MAGIC:
+            raise CorruptShardError("not an offset index", where=path, hint=rebuild)
+        _, size, count = _INDEX_HEADER.unpack(header)
+        whole = os.fstat(file.fileno()).st_size == _INDEX_HEADER.size + 8 * count + _CRC.size
+        offsets = np.empty(count if whole else 0, "<u8")
+        # In pieces: what is checked must be bytes, and those of a shard of millions of records are not held twice.
+        crc, content = google_crc32c.value(header), offsets.view(np.uint8)
+        for start in range(0, len(content), _INDEX_PIECE):
+            piece = file.read(min(_INDEX_PIECE, len(content) - start))
+            content[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+            crc = google_crc32c.extend(crc, piece)
+        if not whole or file.read() != _CRC.pack(crc):
+            damaged = "the offset index is damaged (its checksum does not match)"
+            raise CorruptShardError(damaged, where=path, hint=rebuild)
     if size != shard.stat().st_size:
         raise CorruptShardError(
             f"stale offset index: made for a shard of {size} bytes, but {shard.name} has {shard.stat().st_size}",
             where=path,
             hint=f"{rebuild}, if the shard is whole; otherwise {_RESTORE}",
         )
-    return np.frombuffer(body, "<u8", offset=_INDEX_HEADER.size)
+    return offsets
 
 
 def scan_offsets(shard: Path) -> np.ndarray:
