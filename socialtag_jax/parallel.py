@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -91,11 +92,21 @@ class Devices:
         return batch_size // len(self)
 
 
+def on_one_device(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """A training step, `(state, batch) -> (state, sums)`, as one device runs it alone: for use in a larger program.
+
+    The batch has no device axis.
+    """
+    # Nothing is mapped: the axis is there for the step to look up its size, which is 1.
+    return jax.vmap(step, in_axes=None, out_axes=None, axis_name=AXIS, axis_size=1)
+
+
 def sum_over_devices(tree: Tree) -> Tree:
     """Inside a compiled step: sums over all devices, equal on each."""
-    return jax.lax.psum(tree, AXIS)
+    # XLA does not drop the reduction on one device: it would copy every gradient.
+    return tree if jax.lax.axis_size(AXIS) == 1 else jax.lax.psum(tree, AXIS)
 
 
 def device_index() -> jax.Array:
     """Inside a compiled step: this device's position, int32."""
-    return jax.lax.axis_index(AXIS)
+    return jnp.zeros((), jnp.int32) if jax.lax.axis_size(AXIS) == 1 else jax.lax.axis_index(AXIS)
