@@ -91,6 +91,29 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What the frozen layers make of the photos, computed once, kept on disk, and trained from.
+
+    Features are those of a data set, weights, input size, device kind, compute dtype and augmentation: where any of it
+    differs, others are computed. Stages that freeze no convolution train from the photos.
+    """
+
+    views: int = 0
+    """Augmented views of each training photo, over which the epochs of a stage go in turn; 0 for no cache. As many as
+    the stage has epochs train exactly as without a cache; without augmentation 1 does."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the features on disk; float16 halves them, and rounds each by at most 1 in 2,048."""
+    folder: str | None = None
+    """Where they are kept; None for `features` in the cache folder (`~/.cache/socialtag-jax`, or `SOCIALTAG_CACHE`)."""
+
+    def __post_init__(self) -> None:
+        _require(self.views >= 0, "cache.views", self.views, "0 or more")
+        if self.views == 0:
+            for name in ("dtype", "folder"):
+                _require_default(self, name, "cache.", "with cache.views = 0")
+
+
+@dataclass(frozen=True)
 class Loss:
     """Binary cross-entropy with a weight on the positive term, and penalties on the kernels of trainable layers.
 
@@ -251,6 +274,7 @@ class Experiment:
     model: Model = field(default_factory=Model)
     augmentation: Augmentation = field(default_factory=Augmentation)
     input: Input = field(default_factory=Input)
+    cache: Cache = field(default_factory=Cache)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     suggestion: Suggestion = field(default_factory=Suggestion)
@@ -263,6 +287,10 @@ class Experiment:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
         cut = self.debug_batches
         _require(cut is None or cut >= 1, "debug_batches", cut, "at least 1, or none")
+        if not self.augmentation.enabled:
+            _require(
+                self.cache.views <= 1, "cache.views", self.cache.views, "0 or 1, as all views of a photo are equal"
+            )
         warmup, shortest = self.optimizer.schedule.warmup_epochs, min(stage.epochs for stage in self.stages)
         where = "optimizer.schedule.warmup_epochs"
         _require(warmup < shortest, where, warmup, f"fewer than the {shortest} epochs of the shortest stage")
@@ -285,7 +313,10 @@ DEBUG_DEVICES = 4
 
 
 def debug(experiment: Experiment) -> Experiment:
-    """The same experiment, shrunk to under a minute on a laptop: for trying a file before its real launch."""
+    """The same experiment, shrunk to under a minute on a laptop: for trying a file before its real launch.
+
+    It has no feature cache, for which all photos would have to go through the network.
+    """
     # Two epochs in all, in which the first two stages are tried.
     stages = experiment.stages[:2]
     schedule = experiment.optimizer.schedule
@@ -296,6 +327,7 @@ def debug(experiment: Experiment) -> Experiment:
         optimizer=dataclasses.replace(experiment.optimizer, schedule=schedule),
         model=dataclasses.replace(experiment.model, input_size=48),
         input=dataclasses.replace(experiment.input, batch_size=8, eval_batch_size=8),
+        cache=Cache(),
         stages=tuple(dataclasses.replace(stage, epochs=2 // len(stages)) for stage in stages),
         debug_batches=4,
     )

@@ -6,7 +6,7 @@ devices nor on threads, and reading can begin at any batch.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import cv2
 import grain
@@ -21,6 +21,7 @@ from socialtag_jax.shards.images import ImageError
 from socialtag_jax.shards.pixels import decode
 
 _AHEAD_BYTES = 2**32
+AnyBatch = TypeVar("AnyBatch")
 
 
 class Batch(TypedDict):
@@ -88,16 +89,39 @@ def train_batches(
       start: number of the first batch, for going on inside an epoch.
       limit: cuts the epoch to so many batches.
     """
+    order = train_order(len(records), seed, epoch)
+    return _batches(records, shape, order, _transforms(augmentation, seed, epoch), threads, start, limit)
+
+
+def train_order(records: int, seed: int, epoch: int) -> grain.MapDataset[int]:
+    """The record indices of one epoch, in the order drawn from (seed, epoch)."""
     # grain wants 32 bits; SeedSequence mixes the two numbers so that neighbouring seeds share no epoch's order.
     order_seed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-    order = grain.MapDataset.range(len(records)).shuffle(seed=order_seed)
+    return grain.MapDataset.range(records).shuffle(seed=order_seed)
 
+
+def view_batches(
+    records: ParsedRecords,
+    shape: BatchShape,
+    rows: range,
+    *,
+    seed: int,
+    epoch: int,
+    augmentation: Augmentation,
+    threads: int = 0,
+) -> Iterator[Batch]:
+    """Consecutive records in their stored order, each as it looks in that epoch of training (see `train_batches`)."""
+    order = grain.MapDataset.range(rows.start, rows.stop)
+    return _batches(records, shape, order, _transforms(augmentation, seed, epoch), threads, 0, None)
+
+
+def _transforms(augmentation: Augmentation, seed: int, epoch: int) -> Callable[[int], augment.Affine]:
     def transform(index: int) -> augment.Affine:
         if not augmentation.enabled:
             return augment.IDENTITY
         return augment.draw(augmentation, np.random.default_rng((seed, epoch, index)))
 
-    return _batches(records, shape, order, transform, threads, start, limit)
+    return transform
 
 
 def eval_batches(
@@ -124,13 +148,26 @@ def _batches(
         rows = order[number * shape.size : (number + 1) * shape.size]
         return _assemble(records, shape, [int(row) for row in rows], transform)
 
-    count = batch_count(len(records), shape.size, limit)
+    numbers = range(start, batch_count(len(order), shape.size, limit))
+    return in_threads(assemble, numbers, batch_bytes=shape.size * shape.input_size**2 * 3, threads=threads)
+
+
+def in_threads(
+    assemble: Callable[[int], AnyBatch], numbers: range, *, batch_bytes: int, threads: int
+) -> Iterator[AnyBatch]:
+    """Batches by their numbers, in order, assembled ahead of their use.
+
+    Args:
+      assemble: from a batch's number to the batch; called by several threads.
+      numbers: of the batches.
+      batch_bytes: of one batch, roughly: what waits is bounded.
+      threads: that assemble; 0 for one a core.
+    """
     workers = threads or usable_cores()
     # A batch is assembled by one thread: as many wait ready as are at work, within what memory allows.
-    batch_bytes = shape.size * shape.input_size**2 * 3
     ahead = max(2, min(workers + 2, _AHEAD_BYTES // batch_bytes))
     options = grain.ReadOptions(num_threads=min(workers, ahead), prefetch_buffer_size=ahead)
-    return iter(grain.MapDataset.range(start, count).map(assemble).to_iter_dataset(options))
+    return iter(grain.MapDataset.range(numbers.start, numbers.stop).map(assemble).to_iter_dataset(options))
 
 
 def _assemble(

@@ -115,6 +115,8 @@ class TagPredictor(nn.Module):
         x = inputs if first_layer else preprocess(inputs)
         if first_layer < len(VGG16_LAYERS):
             x = self._convolutions(x.astype(self.compute_dtype), first_layer, freeze_layers, features_only)
+        else:
+            x = x.astype(jnp.float32)
         if features_only:
             return x
         x = nn.relu(nn.Dense(self.hidden_units, dot_general=_product, name=HEAD_LAYERS[0])(x))

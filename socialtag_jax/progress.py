@@ -15,6 +15,13 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def format_bytes(count: float) -> str:
+    """Bytes as `12.3 MB`, `4.56 GB` or `1.20 TB`, decimal."""
+    if count < 1e9:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e9:.2f} GB" if count < 1e12 else f"{count / 1e12:.2f} TB"
+
+
 class Progress:
     """Prints `LABEL done/total (share), rate, ETA, extra` to a stream.
 

@@ -115,9 +115,9 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
         )
     before, now = _flat(dataclasses.asdict(old.experiment)), _flat(dataclasses.asdict(new.experiment))
     # Training longer is going on, unless the learning rate falls towards the old end; all else would be another run.
-    # How fast input is read changes no result.
+    # How fast input is read, and where features are kept, changes no result.
     last = len(old.experiment.stages) - 1
-    free = ["name", "input.threads", "checkpoints."]
+    free = ["name", "input.threads", "cache.folder", "checkpoints."]
     longer = f"stages.{last}.epochs"
     falling = old.experiment.optimizer.schedule.kind != "constant"
     if now.get(longer, 0) >= before[longer] and not falling:

@@ -13,56 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from socialtag_jax import checkpoints, config, files, flops, parallel, pretrained, run_folder
+from socialtag_jax import announcement, checkpoints, config, files, parallel, pretrained, run_folder, training_data
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.epoch import Epoch, diverged
-from socialtag_jax.input_pipeline import BatchShape, batch_count, eval_batches, train_batches
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
-from socialtag_jax.optimizer import ParamsLike, count, learning_rate, make_optimizer
-from socialtag_jax.progress import format_duration
+from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
+from socialtag_jax.position import Position
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import TrainState, build_model, eval_step, make_train_step, stage_start
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a run has come; saved with every checkpoint.
-
-    Attributes:
-      stage: index of the current stage.
-      stage_epoch: epochs done in it.
-      epoch: epochs done in all.
-      step: training steps done in all.
-      best_score: highest `checkpoints.score` of the current stage so far.
-      stale_epochs: epochs since then.
-    """
-
-    stage: int = 0
-    stage_epoch: int = 0
-    epoch: int = 0
-    step: int = 0
-    best_score: float | None = None
-    stale_epochs: int = 0
-
-    def after_epoch(self, step: int, score: float) -> "Position":
-        """The position one epoch on, given the validation split's score."""
-        better = self.best_score is None or score > self.best_score
-        return dataclasses.replace(
-            self,
-            stage_epoch=self.stage_epoch + 1,
-            epoch=self.epoch + 1,
-            step=step,
-            best_score=score if better else self.best_score,
-            stale_epochs=0 if better else self.stale_epochs + 1,
-        )
-
-    def ended(self, stage: Stage, patience: int) -> bool:
-        """Whether the stage has had its epochs, or too many of them without getting better."""
-        return self.stage_epoch >= stage.epochs or 0 < patience <= self.stale_epochs
-
-    def next_stage(self) -> "Position":
-        """The start of the next stage."""
-        return Position(stage=self.stage + 1, epoch=self.epoch, step=self.step)
+from socialtag_jax.training_data import FeatureData, ImageData, TrainingData
 
 
 @dataclass(frozen=True)
@@ -86,14 +45,6 @@ def initial_params(
         path, hidden_units=model.hidden_units, n_tags=model.n_tags, vocabulary_sha256=vocabulary_sha256, log=log
     )
     return {**params, **jax.tree.map(jnp.asarray, loaded)}
-
-
-def _rate_text(experiment: Experiment, stage: Stage) -> str:
-    schedule, highest = experiment.optimizer.schedule, experiment.learning_rate(stage)
-    changes = [] if schedule.kind == "constant" else [f"{schedule.kind} to {schedule.final_share * highest:g}"]
-    if schedule.warmup_epochs:
-        changes.append(f"{schedule.warmup_epochs:g} epochs of warm-up")
-    return f"{highest:g}" + (f" ({', '.join(changes)})" if changes else "")
 
 
 class Trainer:
@@ -121,24 +72,9 @@ class Trainer:
         experiment = config.resolve(experiment, devices.platform)
         self._experiment, self._dataset, self._workdir = experiment, dataset, workdir
         self._devices, self._log, self._stream = devices, log, stream
-        self._train_records = dataset.records("train")
-        self._validation_records = dataset.records("validation")
-        self._train_shape = self._shape(experiment.input.batch_size, "--input.batch-size")
-        self._eval_shape = self._shape(experiment.input.eval_batch_size, "--input.eval-batch-size")
         self._model = build_model(experiment, len(dataset.vocabulary))
-        self._eval_step = devices.compile_eval_step(
-            functools.partial(
-                eval_step,
-                model=self._model,
-                positive_weight=experiment.loss.positive_weight,
-                suggestion=experiment.suggestion,
-            )
-        )
-        self._steps = batch_count(len(self._train_records), self._train_shape.size, experiment.debug_batches)
-
-    def _shape(self, batch_size: int, flag: str) -> BatchShape:
-        rows = self._devices.local_rows(batch_size, flag)
-        return BatchShape(len(self._devices), rows, self._experiment.model.input_size, self._dataset.max_tags)
+        self._size = announcement.EpochSize.of(experiment, dataset)
+        self._images = ImageData(experiment, dataset, devices)
 
     def run(self) -> TrainResult:
         """Trains all stages, from where the run folder's newest checkpoint stands.
@@ -174,11 +110,12 @@ class Trainer:
         while True:
             stage = experiment.stages[position.stage]
             if not position.ended(stage, patience):
-                train = self._compile_train_step(stage, state.params)
+                data = self._training_data(position, state.params)
+                train, evaluate = self._compile_steps(stage, state.params, data.first_layer)
                 while not position.ended(stage, patience):
-                    state, train_summary = self._train_epoch(train, state, position, run_log)
-                    step = position.step + self._steps
-                    validation = self._validate(state.scored_params)
+                    state, train_summary = self._train_epoch(train, data, state, position, run_log)
+                    step = position.step + self._size.steps
+                    validation = self._validate(evaluate, data, state.scored_params)
                     run_log.write("validation", step, {"epoch": position.epoch + 1, **validation})
                     if not math.isfinite(validation["loss"]):
                         raise diverged(f"the validation loss after epoch {position.epoch + 1}", validation["loss"])
@@ -219,7 +156,7 @@ class Trainer:
         return stage_start(self._experiment, stage, self._optimizer(stage, params), params, step)
 
     def _optimizer(self, stage: Stage, params: ParamsLike) -> optax.GradientTransformation:
-        return make_optimizer(self._experiment, stage, params, steps_per_epoch=self._steps)
+        return make_optimizer(self._experiment, stage, params, steps_per_epoch=self._size.steps)
 
     def _meta(self, position: Position) -> dict[str, Any]:
         vocabulary = self._dataset.vocabulary
@@ -231,27 +168,52 @@ class Trainer:
             "vocabulary_sha256": vocabulary.sha256,
         }
 
-    def _compile_train_step(self, stage: Stage, params: Params) -> Callable[..., Any]:
+    def _training_data(self, position: Position, params: Params) -> TrainingData:
+        """Where the batches of a position's stage come from."""
+        stage = self._experiment.stages[position.stage]
+        if not training_data.is_cached(self._experiment, stage):
+            return self._images
+        return FeatureData(
+            self._experiment,
+            stage,
+            self._dataset,
+            self._model,
+            self._devices,
+            params,
+            first_epoch=position.epoch - position.stage_epoch,
+            stream=self._stream,
+        )
+
+    def _compile_steps(
+        self, stage: Stage, params: Params, first_layer: int
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The training step and the evaluation step of a stage."""
+        experiment, model, devices = self._experiment, self._model, self._devices
         optimizer = self._optimizer(stage, params)
-        return self._devices.compile_train_step(make_train_step(self._experiment, stage, self._model, optimizer))
+        train = make_train_step(experiment, stage, model, optimizer, first_layer=first_layer)
+        evaluate = functools.partial(
+            eval_step,
+            model=model,
+            positive_weight=experiment.loss.positive_weight,
+            suggestion=experiment.suggestion,
+            first_layer=first_layer,
+        )
+        return devices.compile_train_step(train), devices.compile_eval_step(evaluate)
 
     def _train_epoch(
-        self, train: Callable[..., Any], state: TrainState, position: Position, run_log: run_folder.RunLog
+        self,
+        train: Callable[..., Any],
+        data: TrainingData,
+        state: TrainState,
+        position: Position,
+        run_log: run_folder.RunLog,
     ) -> tuple[TrainState, dict[str, float]]:
-        batches = train_batches(
-            self._train_records,
-            self._train_shape,
-            seed=self._experiment.seed,
-            epoch=position.epoch,
-            augmentation=self._experiment.augmentation,
-            threads=self._experiment.input.threads,
-            limit=self._experiment.debug_batches,
-        )
+        batches = data.train(position.epoch, position.stage_epoch)
         epoch = Epoch(
             self._epoch_label(position),
             number=position.epoch + 1,
             steps_before=position.step,
-            images=self._epoch_images(),
+            images=self._size.images,
             images_after=self._remaining_images(position),
             learning_rate=self._last_learning_rate(position),
             stream=self._stream,
@@ -262,17 +224,11 @@ class Trainer:
             epoch.launched(sums)
         return state, epoch.finish()
 
-    def _validate(self, params: Params) -> dict[str, float]:
+    def _validate(self, evaluate: Callable[..., Any], data: TrainingData, params: Params) -> dict[str, float]:
         """Mean loss over all validation images, and mean F1 over those that have tags."""
-        batches = eval_batches(
-            self._validation_records,
-            self._eval_shape,
-            threads=self._experiment.input.threads,
-            limit=self._experiment.debug_batches,
-        )
         total = images = f1 = tagged = 0.0
-        for batch in self._devices.prefetch(batches):
-            outputs = self._eval_step(params, batch)
+        for batch in self._devices.prefetch(data.validation()):
+            outputs = evaluate(params, batch)
             loss, scores, weight, tag_ids = jax.device_get(
                 (outputs["loss"], outputs["f1"], batch["weight"], batch["tag_ids"])
             )
@@ -285,19 +241,13 @@ class Trainer:
 
     def _last_learning_rate(self, position: Position) -> float:
         """The learning rate of the current epoch's last step."""
-        schedule = learning_rate(self._experiment, self._experiment.stages[position.stage], self._steps)
-        return np.asarray(schedule((position.stage_epoch + 1) * self._steps - 1)).item()
-
-    def _epoch_images(self) -> int:
-        return min(self._steps * self._train_shape.size, len(self._train_records))
-
-    def _validation_images(self) -> int:
-        batches = batch_count(len(self._validation_records), self._eval_shape.size, self._experiment.debug_batches)
-        return min(batches * self._eval_shape.size, len(self._validation_records))
+        steps = self._size.steps
+        schedule = learning_rate(self._experiment, self._experiment.stages[position.stage], steps)
+        return np.asarray(schedule((position.stage_epoch + 1) * steps - 1)).item()
 
     def _remaining_images(self, position: Position) -> int:
         """Training images of the epochs after the current one."""
-        return (self._total_epochs(position) - position.epoch - 1) * self._epoch_images()
+        return (self._total_epochs(position) - position.epoch - 1) * self._size.images
 
     def _total_epochs(self, position: Position) -> int:
         """Epochs of the run, if no further stage stops early."""
@@ -317,31 +267,20 @@ class Trainer:
 
     def _announce(self, position: Position, params: Params) -> None:
         experiment, log = self._experiment, self._log
-        flop_list = flops.layer_flops(self._model.n_tags, self._model.hidden_units, experiment.model.input_size)
-        log(f"devices: {len(self._devices)} x {self._devices.kind} ({self._devices.platform})")
-        log(
-            f"data: {self._dataset.name}, {len(self._train_records):,} training and {len(self._validation_records):,} "
-            f"validation images, {self._model.n_tags:,} tags"
-        )
-        for number, stage in enumerate(experiment.stages, start=1):
-            total, trainable = count(params, stage.freeze_layers)
-            log(
-                f"stage {number}: {stage.epochs} epochs, first {stage.freeze_layers} of 19 layers frozen, "
-                f"learning rate {_rate_text(experiment, stage)}, "
-                f"{trainable:,} of {total:,} parameters train"
-            )
-        log(
-            f"forward pass: {sum(flop_list) / 1e9:.2f} GFLOPs an image at {experiment.model.input_size} px, "
-            f"{jnp.dtype(self._model.compute_dtype).name}"
-        )
+        announcement.announce(experiment, self._dataset, self._model, params, self._devices, log)
         if position.stage + 1 == len(experiment.stages) and position.ended(experiment.stages[-1], 0):
             return
-        operations = 0.0
-        for number, stage in enumerate(experiment.stages[position.stage :]):
-            epochs = stage.epochs - (position.stage_epoch if number == 0 else 0)
-            per_image = flops.training_flops(flop_list, stage.freeze_layers)
-            operations += epochs * (self._epoch_images() * per_image + self._validation_images() * sum(flop_list))
-        rate = flops.measured_matmul_flops(self._devices.devices[0], self._model.compute_dtype)
-        # Simulated CPU devices share the same cores.
-        rate *= 1 if self._devices.platform == "cpu" else len(self._devices)
-        log(f"estimated time: {format_duration(operations / rate)} and compilation, at {rate / 1e12:.2f} TFLOP/s")
+        # The features of a later stage whose frozen layers still train are others than those that are looked for here:
+        # none of them are there yet, and none are found.
+        data, start = {}, position
+        for index in range(position.stage, len(experiment.stages)):
+            data[index] = self._training_data(start, params)
+            end = start.epoch - start.stage_epoch + experiment.stages[index].epochs
+            start = Position(stage=index + 1, epoch=end)
+        views = {index: one.all_views() for index, one in data.items() if isinstance(one, FeatureData)}
+        if views:
+            every = [view for one in views.values() for view in one]
+            training_data.check_disk(every, training_data.cache_folder(experiment), log)
+        uncached = {index: sum(len(rows) for view in one for rows in view.missing()) for index, one in views.items()}
+        operations = announcement.run_flops(experiment, self._size, self._model.n_tags, position, uncached)
+        announcement.announce_time(operations, self._model, self._devices, log)

@@ -40,9 +40,17 @@ class ShortModel(TagPredictor):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, freeze_layers: int = 0, dropout_keys: jax.Array | None = None
+        self,
+        inputs: jax.Array,
+        *,
+        first_layer: int = 0,
+        freeze_layers: int = 0,
+        dropout_keys: jax.Array | None = None,
+        features_only: bool = False,
     ) -> jax.Array:
-        x = images.astype(jnp.float32) / 255
+        assert not first_layer
+        assert not features_only
+        x = inputs.astype(jnp.float32) / 255
         for name in ("block1_conv1", "block5_conv1", "block5_conv2", "block5_conv3"):
             x = nn.relu(nn.Conv(8, (3, 3), strides=(2, 2), name=name)(x))
             if name not in trainable_layers(freeze_layers):

@@ -21,9 +21,10 @@ from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import evaluate
 from socialtag_jax.export import export_bundle
 from socialtag_jax.parallel import Devices
+from socialtag_jax.position import Position
 from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards.dataset import Dataset, open_dataset
-from socialtag_jax.train import Position, Trainer, TrainResult
+from socialtag_jax.train import Trainer, TrainResult
 from socialtag_jax.trained import run_scorer
 from tests.photos import colour_rows, photo_folder, prepared
 

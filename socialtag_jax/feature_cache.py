@@ -1,0 +1,196 @@
+"""Features of a split's records on disk: rows in memory-mapped shards, each row with its tags and a checksum.
+
+A folder holds one view of one split under one key. The key is all that the features depend on: where any of it differs,
+the folder is another one, so that no stale features are ever found.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from socialtag_jax import files
+from socialtag_jax.errors import UserError
+
+FORMAT = 1
+"""Of the files, and of how pixels and features are computed: raise it when either changes."""
+
+KEY = "key.json"
+_SHARD_BYTES = 2**26
+_SHARD_ROWS = 512
+"""At 5 images/s, a kill loses less than two minutes."""
+_MOST_SHARDS = 256
+"""Each holds a file open."""
+
+
+class FeatureView:
+    """The features of one split, as one view of its images.
+
+    Args:
+      root: the folder of all views.
+      name: for people: what the folder's name begins with.
+      key: all that the features depend on; JSON.
+      feature_shape: of one record's features.
+      dtype: of the features on disk, float32 or float16.
+      max_tags: room for tag indices.
+      records: how many the split has.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        key: Mapping[str, Any],
+        *,
+        feature_shape: tuple[int, ...],
+        dtype: str,
+        max_tags: int,
+        records: int,
+    ) -> None:
+        self._row = np.dtype(
+            [
+                ("features", np.dtype(dtype).newbyteorder("<"), feature_shape),
+                ("tag_ids", "<i4", (max_tags,)),
+                ("checksum", "<u4"),
+            ]
+        )
+        self._records = records
+        by_size = max(1, min(_SHARD_ROWS, _SHARD_BYTES // self._row.itemsize))
+        self._shard_rows = max(by_size, -(-records // _MOST_SHARDS))
+        content = {"format": FORMAT, **key, "rows": str(self._row), "records": records}
+        self._key = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        self.folder = root / f"{name}-{hashlib.sha256(self._key.encode()).hexdigest()[:16]}"
+        self._shards: dict[int, np.memmap] = {}
+
+    def __len__(self) -> int:
+        return self._records
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk when it is complete."""
+        return self._records * self._row.itemsize
+
+    @property
+    def missing_bytes(self) -> int:
+        """How much of that is still to be written."""
+        return sum(len(rows) for rows in self.missing()) * self._row.itemsize
+
+    def missing(self) -> list[range]:
+        """The runs of records that have no features yet; each begins where a shard does."""
+        self._check_key()
+        starts = range(0, self._records, self._shard_rows)
+        absent = [start for start in starts if not self._is_complete(start)]
+        runs: list[range] = []
+        for start in absent:
+            stop = min(start + self._shard_rows, self._records)
+            if runs and runs[-1].stop == start:
+                runs[-1] = range(runs[-1].start, stop)
+            else:
+                runs.append(range(start, stop))
+        return runs
+
+    def write(self, start: int, parts: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:
+        """Writes consecutive records; each shard appears when it is complete.
+
+        Args:
+          start: the first record, where a shard begins.
+          parts: (features [n, ...], tag ids int32 [n, max_tags]) of the records that follow each other.
+
+        Yields:
+          how many records each part had.
+
+        Raises:
+          UserError: a feature is too large for float16.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(self.folder / KEY, self._key)
+        shard, filled = self._empty_shard(start), 0
+        for features, tag_ids in parts:
+            done = 0
+            while done < len(features):
+                take = min(len(features) - done, len(shard) - filled)
+                rows = shard[filled : filled + take]
+                rows["features"] = self._stored(features[done : done + take])
+                rows["tag_ids"] = tag_ids[done : done + take]
+                rows["checksum"] = [_checksum(row) for row in rows]
+                done, filled = done + take, filled + take
+                if filled == len(shard):
+                    files.write_bytes(self._path(start), shard.tobytes())
+                    start += len(shard)
+                    shard, filled = self._empty_shard(start), 0
+            yield len(features)
+
+    def __getitem__(self, index: int) -> np.void:
+        """A record's row, with the fields "features" and "tag_ids".
+
+        Raises:
+          UserError: the row's checksum does not match.
+        """
+        number, offset = divmod(index, self._shard_rows)
+        start = number * self._shard_rows
+        if start not in self._shards:
+            self._shards[start] = np.memmap(self._path(start), self._row, "r")
+        row = self._shards[start][offset]
+        if row["checksum"] != _checksum(row):
+            raise UserError(
+                f"the checksum of record {index}'s features does not match: the file is damaged",
+                where=self._path(start),
+                hint="delete the file and run the same command again: its features are then computed again",
+            )
+        return row
+
+    def all(self) -> tuple[np.ndarray, np.ndarray]:
+        """All features, [records, ...] in their dtype on disk, and tag ids, int32 [records, max_tags]."""
+        rows = np.empty(self._records, self._row)
+        for index in range(self._records):
+            rows[index] = self[index]
+        return np.ascontiguousarray(rows["features"]), np.ascontiguousarray(rows["tag_ids"])
+
+    def _empty_shard(self, start: int) -> np.ndarray:
+        return np.zeros(max(0, min(self._shard_rows, self._records - start)), self._row)
+
+    def _stored(self, features: np.ndarray) -> np.ndarray:
+        dtype = self._row["features"].base
+        largest = float(np.max(np.abs(features), initial=0.0))
+        if largest > float(np.finfo(dtype).max):
+            raise UserError(
+                f"a feature is {largest:g}, which {dtype.name} cannot hold",
+                where="--cache.dtype",
+                hint="use --cache.dtype float32",
+            )
+        return features.astype(dtype)
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"rows-{start:010d}.bin"
+
+    def _is_complete(self, start: int) -> bool:
+        # Shards appear whole: the size alone tells.
+        path, rows = self._path(start), min(self._shard_rows, self._records - start)
+        return path.exists() and path.stat().st_size == rows * self._row.itemsize
+
+    def _check_key(self) -> None:
+        path = self.folder / KEY
+        if path.exists() and path.read_text(encoding="utf-8") != self._key:
+            raise UserError(
+                "the features were computed from something else than the folder's name says",
+                where=path,
+                hint="delete the folder: they are then computed again",
+            )
+
+
+def _checksum(row: np.void) -> int:
+    return google_crc32c.value(row.tobytes()[:-4])
+
+
+def weights_sha256(params: Mapping[str, Mapping[str, Any]]) -> str:
+    """SHA-256 over the parameters of some layers, names and bits."""
+    digest = hashlib.sha256()
+    for layer in sorted(params):
+        for name in sorted(params[layer]):
+            digest.update(f"{layer}/{name}:".encode())
+            digest.update(np.ascontiguousarray(params[layer][name]).tobytes())
+    return digest.hexdigest()

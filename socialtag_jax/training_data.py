@@ -1,0 +1,324 @@
+"""Where a stage's batches come from: photos, or what the frozen layers made of them, computed once."""
+
+import collections
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO, TypedDict
+
+import jax
+import numpy as np
+
+from socialtag_jax import input_pipeline, pretrained
+from socialtag_jax.config import Experiment, Stage
+from socialtag_jax.errors import UserError
+from socialtag_jax.feature_cache import FeatureView, weights_sha256
+from socialtag_jax.input_pipeline import BatchShape, batch_count
+from socialtag_jax.model import VGG16_LAYERS, Params, TagPredictor, frozen_features
+from socialtag_jax.parallel import Devices
+from socialtag_jax.progress import Progress, format_bytes
+from socialtag_jax.shards.dataset import Dataset
+
+
+class FeatureBatch(TypedDict):
+    """A batch of features, split over the local devices by its leading axis.
+
+    Keys:
+      features: float32 or float16 [devices, rows, ...], see `model.frozen_features`.
+      tag_ids: int32 [devices, rows, most tags of an image], ascending, padded with -1.
+      weight: float32 [devices, rows]: 1, or 0 for the rows that pad the last batch.
+    """
+
+    features: np.ndarray
+    tag_ids: np.ndarray
+    weight: np.ndarray
+
+
+class TrainingData(Protocol):
+    """The batches of one stage."""
+
+    first_layer: int
+    """0 for batches of images; else of the features that this layer takes."""
+
+    def train(self, epoch: int, stage_epoch: int) -> Iterator[Mapping[str, Any]]:
+        """The batches of one epoch, every record once.
+
+        Args:
+          epoch: counted over the whole run; decides the order.
+          stage_epoch: counted from the stage's start.
+        """
+        ...
+
+    def validation(self) -> Iterator[Mapping[str, Any]]:
+        """All validation records in their stored order."""
+        ...
+
+
+class ImageData:
+    """Batches of photos; see `TrainingData`."""
+
+    first_layer = 0
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, devices: Devices) -> None:
+        self._experiment = experiment
+        self._train_records, self._validation_records = dataset.records("train"), dataset.records("validation")
+        self._train_shape = train_shape(experiment, dataset, devices)
+        self._eval_shape = eval_shape(experiment, dataset, devices)
+
+    def train(self, epoch: int, stage_epoch: int) -> Iterator[input_pipeline.Batch]:
+        """Augmented photos, as they are drawn for this epoch."""
+        experiment = self._experiment
+        return input_pipeline.train_batches(
+            self._train_records,
+            self._train_shape,
+            seed=experiment.seed,
+            epoch=epoch,
+            augmentation=experiment.augmentation,
+            threads=experiment.input.threads,
+            limit=experiment.debug_batches,
+        )
+
+    def validation(self) -> Iterator[input_pipeline.Batch]:
+        """Photos that are only resized."""
+        experiment = self._experiment
+        return input_pipeline.eval_batches(
+            self._validation_records,
+            self._eval_shape,
+            threads=experiment.input.threads,
+            limit=experiment.debug_batches,
+        )
+
+
+class FeatureData:
+    """Batches of cached features; see `TrainingData`.
+
+    Views are computed when they are first needed: where the first epoch trains, the others need not be there yet.
+
+    Args:
+      experiment: whose compute dtype is resolved, with `cache.views` of at least 1.
+      stage: which freezes at least one convolution.
+      dataset: with a train and a validation split.
+      devices: where features are computed.
+      params: as they stand when the stage starts; what is frozen is used.
+      first_epoch: epochs of the run before this stage: the first view is that of the epoch after them.
+      stream: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        stage: Stage,
+        dataset: Dataset,
+        model: TagPredictor,
+        devices: Devices,
+        params: Params,
+        *,
+        first_epoch: int,
+        stream: TextIO,
+    ) -> None:
+        self._experiment, self._dataset, self._devices = experiment, dataset, devices
+        self._model, self._first_epoch, self._stream = model, first_epoch, stream
+        self.first_layer = stage.freeze_layers
+        self._train_shape = train_shape(experiment, dataset, devices)
+        self._eval_shape = eval_shape(experiment, dataset, devices)
+        self.views = min(experiment.cache.views, stage.epochs)
+        frozen = {layer.name for layer in VGG16_LAYERS[: self.first_layer]}
+        # A copy: the training step donates its state's arrays.
+        self._params = jax.device_get({layer: leaves for layer, leaves in params.items() if layer in frozen})
+        weights, shape = weights_sha256(self._params), self._feature_shape()
+        self._views = {
+            (split, number): self._view(split, number, weights, shape)
+            for split, count in (("train", self.views), ("validation", 1))
+            for number in range(count)
+        }
+
+    @functools.cached_property
+    def _compute(self) -> Callable[[Any, Any], Any]:
+        step = functools.partial(_features_step, model=self._model, freeze_layers=self.first_layer)
+        return self._devices.compile_eval_step(step)
+
+    def all_views(self) -> list[FeatureView]:
+        """What the stage needs if no epoch is left out."""
+        return list(self._views.values())
+
+    def train(self, epoch: int, stage_epoch: int) -> Iterator[FeatureBatch]:
+        """Features in the order of this epoch, of the view whose turn it is."""
+        view = self.complete("train", stage_epoch % self.views)
+        order = input_pipeline.train_order(len(view), self._experiment.seed, epoch)
+        return self._batches(view, self._train_shape, order)
+
+    def validation(self) -> Iterator[FeatureBatch]:
+        """Features of photos that were only resized."""
+        view = self.complete("validation", 0)
+        return self._batches(view, self._eval_shape, range(len(view)))
+
+    def complete(self, split: str, number: int) -> FeatureView:
+        """A view of a split ("train" or "validation"), after what is missing of it was computed.
+
+        Raises:
+          UserError: the disk is full, or a feature is too large for the dtype on disk.
+        """
+        view = self._views[split, number]
+        missing = view.missing()
+        if not missing:
+            return view
+        views = f" (view {number + 1} of {self.views})" if split == "train" and self.views > 1 else ""
+        done = len(view) - sum(map(len, missing))
+        progress = Progress(f"features of {split}{views}", len(view), "images", self._stream, done=done)
+        for rows in missing:
+            for count in view.write(rows.start, self._computed(split, number, rows)):
+                done += count
+                progress.update(done)
+        progress.finish(done)
+        return view
+
+    def _computed(self, split: str, number: int, rows: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(features, tag ids) of consecutive records, a batch at a time."""
+        experiment = self._experiment
+        augmentation = experiment.augmentation
+        if split != "train":
+            augmentation = dataclasses.replace(augmentation, enabled=False)
+        params = self._devices.replicate(self._params)
+        # In batches of the training step's size the layers run as the same kernels as there.
+        batches = input_pipeline.view_batches(
+            self._dataset.records(split),
+            self._train_shape,
+            rows,
+            seed=experiment.seed,
+            epoch=self._first_epoch + number,
+            augmentation=augmentation,
+            threads=experiment.input.threads,
+        )
+        in_flight: collections.deque[tuple[Any, np.ndarray, int]] = collections.deque()
+        left = len(rows)
+        for batch in batches:
+            tag_ids = batch["tag_ids"].reshape(-1, batch["tag_ids"].shape[-1])
+            count = min(left, len(tag_ids))
+            left -= count
+            images = self._devices.shard({"images": batch["images"]})
+            in_flight.append((self._compute(params, images), tag_ids, count))
+            # One step late, so that the devices have work while a batch is written.
+            if len(in_flight) > 1:
+                yield _rows(*in_flight.popleft())
+        for one in in_flight:
+            yield _rows(*one)
+
+    def _feature_shape(self) -> tuple[int, ...]:
+        size = self._experiment.model.input_size
+        images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+        compute = functools.partial(frozen_features, self._model, freeze_layers=self.first_layer)
+        return jax.eval_shape(compute, self._params, images).shape[1:]
+
+    def _view(self, split: str, number: int, weights: str, feature_shape: tuple[int, ...]) -> FeatureView:
+        experiment, dataset = self._experiment, self._dataset
+        key: dict[str, Any] = {
+            "dataset": dataset.fingerprint,
+            "split": split,
+            "weights": weights,
+            "freeze_layers": self.first_layer,
+            "input_size": experiment.model.input_size,
+            "compute_dtype": experiment.model.compute_dtype,
+            "platform": self._devices.platform,
+        }
+        if split == "train" and experiment.augmentation.enabled:
+            drawn = {"seed": experiment.seed, "epoch": self._first_epoch + number}
+            key["augmentation"] = {**dataclasses.asdict(experiment.augmentation), **drawn}
+        return FeatureView(
+            cache_folder(experiment),
+            f"{dataset.name.replace('/', '-')}-{split}",
+            key,
+            feature_shape=feature_shape,
+            dtype=experiment.cache.dtype,
+            max_tags=dataset.max_tags,
+            records=len(dataset.split(split)),
+        )
+
+    def _batches(self, view: FeatureView, shape: BatchShape, order: Any) -> Iterator[FeatureBatch]:
+        row = view[0]
+
+        def assemble(number: int) -> FeatureBatch:
+            features = np.zeros((shape.size, *row["features"].shape), row["features"].dtype)
+            tag_ids = np.full((shape.size, shape.max_tags), -1, np.int32)
+            weight = np.zeros(shape.size, np.float32)
+            for place, index in enumerate(order[number * shape.size : (number + 1) * shape.size]):
+                record = view[int(index)]
+                features[place], tag_ids[place], weight[place] = record["features"], record["tag_ids"], 1.0
+            lead = (shape.devices, shape.rows)
+            return FeatureBatch(
+                features=features.reshape(*lead, *features.shape[1:]),
+                tag_ids=tag_ids.reshape(*lead, -1),
+                weight=weight.reshape(lead),
+            )
+
+        numbers = range(batch_count(len(view), shape.size, self._experiment.debug_batches))
+        batch_bytes = shape.size * row["features"].nbytes
+        threads = self._experiment.input.threads
+        return input_pipeline.in_threads(assemble, numbers, batch_bytes=batch_bytes, threads=threads)
+
+
+def _features_step(
+    params: Params, batch: Mapping[str, jax.Array], *, model: TagPredictor, freeze_layers: int
+) -> jax.Array:
+    return frozen_features(model, params, batch["images"], freeze_layers).astype(np.float32)
+
+
+def _rows(features: jax.Array, tag_ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    fetched = jax.device_get(features)
+    return fetched.reshape(-1, *fetched.shape[2:])[:count], tag_ids[:count]
+
+
+def cache_folder(experiment: Experiment) -> Path:
+    """Where features are kept."""
+    folder = experiment.cache.folder
+    return pretrained.cache_folder() / "features" if folder is None else Path(folder)
+
+
+def is_cached(experiment: Experiment, stage: Stage) -> bool:
+    """Whether a stage trains from cached features."""
+    frozen = VGG16_LAYERS[: stage.freeze_layers]
+    return experiment.cache.views > 0 and any(layer.kind == "convolution" for layer in frozen)
+
+
+def check_disk(views: list[FeatureView], folder: Path, log: Callable[[str], None]) -> None:
+    """Says how much will be computed, and refuses it where the disk cannot hold it.
+
+    Raises:
+      UserError: so it is.
+    """
+    distinct = {view.folder: view for view in views}
+    total = sum(view.nbytes for view in distinct.values())
+    missing = sum(view.missing_bytes for view in distinct.values())
+    left = "all" if missing == total else format_bytes(missing) if missing else "nothing"
+    log(f"feature cache: {format_bytes(total)} in {folder}, {left} of it still to be computed")
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if missing > free:
+        raise UserError(
+            f"the features to be computed need {format_bytes(missing)}, but only {format_bytes(free)} are free",
+            where=folder,
+            hint="free some, name another --cache.folder, choose fewer --cache.views or --cache.dtype float16, or go "
+            "without a cache (--cache.views 0)",
+        )
+
+
+def train_shape(experiment: Experiment, dataset: Dataset, devices: Devices) -> BatchShape:
+    """The shape of a training batch.
+
+    Raises:
+      UsageError: the batch does not divide among the devices.
+    """
+    return _shape(experiment, dataset, devices, experiment.input.batch_size, "--input.batch-size")
+
+
+def eval_shape(experiment: Experiment, dataset: Dataset, devices: Devices) -> BatchShape:
+    """The shape of a validation batch; raises as `train_shape`."""
+    return _shape(experiment, dataset, devices, experiment.input.eval_batch_size, "--input.eval-batch-size")
+
+
+def _shape(experiment: Experiment, dataset: Dataset, devices: Devices, batch_size: int, flag: str) -> BatchShape:
+    rows = devices.local_rows(batch_size, flag)
+    return BatchShape(len(devices), rows, experiment.model.input_size, dataset.max_tags)
