@@ -49,6 +49,35 @@ def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> 
     return tyro.cli(Experiment, default=experiment, args=list(arguments), prog=prog, console_outputs=True)
 
 
+def to_text(experiment: Experiment, docstring: str) -> str:
+    """The text of an experiment file that defines this experiment: all fields that differ from the defaults."""
+    classes: set[str] = set()
+    value = _source(experiment, "", classes)
+    # Names come from elsewhere: none may end the docstring, or begin an escape.
+    quoted = docstring.replace("\\", "\\\\").replace('"', "'")
+    imports = ", ".join(sorted(classes))
+    return f'"""{quoted}"""\n\nfrom socialtag_jax.config import {imports}\n\nexperiment = {value}\n'
+
+
+def _source(value: Any, indent: str, classes: set[str]) -> str:
+    """A Python expression; the names of the classes in it are added to `classes`."""
+    deeper = indent + "    "
+    if isinstance(value, tuple):
+        items = "".join(f"{deeper}{_source(item, deeper, classes)},\n" for item in value)
+        return f"(\n{items}{indent})"
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    name = type(value).__name__
+    classes.add(name)
+    arguments = ""
+    for one in dataclasses.fields(value):
+        default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        item = getattr(value, one.name)
+        if item != default:
+            arguments += f"{deeper}{one.name}={_source(item, deeper, classes)},\n"
+    return f"{name}(\n{arguments}{indent})" if arguments else f"{name}()"
+
+
 def from_dict(content: object, where: object) -> Experiment:
     """Reads what `dataclasses.asdict` makes of an experiment, after a trip through JSON.
 

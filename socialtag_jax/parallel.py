@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from socialtag_jax.errors import UsageError
 
-AXIS = "batch"
+AXIS, HEADS = "batch", "heads"
 Tree = TypeVar("Tree")
 
 
@@ -32,6 +32,7 @@ class Devices:
         mesh = Mesh(np.array(self.devices), (AXIS,))
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+        self._heads_mesh = Mesh(np.array(self.devices), (HEADS,))
 
     def __len__(self) -> int:
         return len(self.devices)
@@ -73,6 +74,27 @@ class Devices:
     def compile_eval_step(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """`(params, batch) -> outputs`, each output with the device axis first."""
         return self._pmap(step, in_axes=(None, 0), out_axes=0, donate_argnums=())
+
+    def divide(self, tree: Tree) -> Tree:
+        """The leading axis of every leaf, [heads, ...], divided among the devices."""
+        return jax.device_put(tree, NamedSharding(self._heads_mesh, PartitionSpec(HEADS)))
+
+    def compile_heads(self, step: Callable[..., Any], divided: Sequence[bool], *, donate: bool) -> Any:
+        """A function over many heads, each device working on its own share of them.
+
+        Args:
+          step: of arrays with the heads on their leading axis, and of others that all heads share.
+          divided: for each argument, whether it has the heads on its leading axis, as all outputs have.
+          donate: the first argument.
+
+        Returns:
+          what `jax.jit` returns.
+        """
+        specs = tuple(PartitionSpec(HEADS) if one else PartitionSpec() for one in divided)
+        mapped = jax.shard_map(
+            step, mesh=self._heads_mesh, in_specs=specs, out_specs=PartitionSpec(HEADS), check_vma=False
+        )
+        return jax.jit(mapped, donate_argnums=(0,) if donate else ())
 
     def _pmap(self, step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return jax.pmap(step, axis_name=AXIS, devices=self.devices, **options)
