@@ -93,8 +93,9 @@ def run_sweep(
       UserError: an experiment, a search or a folder that will not do; no head could be trained to the end of an epoch.
     """
     search_space.check(experiment, options.space)
-    experiment = config.resolve(_with_cache(experiment), devices.platform)
-    trials = make_trials(experiment, _configurations(options))
+    experiment = _with_cache(experiment)
+    resolved = config.resolve(experiment, devices.platform)
+    trials = make_trials(resolved, _configurations(options))
     epochs = experiment.stages[0].epochs
     rungs = [Rung(len(trials), epochs)]
     if options.strategy == "halving":
@@ -104,7 +105,7 @@ def run_sweep(
     if (output / sweep_report.SWEEP).exists():
         raise UsageError("the folder holds a sweep already", where=output, hint="choose another --output")
     output.mkdir(parents=True, exist_ok=True)
-    features = load_features(experiment, dataset, devices, log=log, stream=stream)
+    features = load_features(resolved, dataset, devices, log=log, stream=stream)
     log(
         f"data: {dataset.name}, {len(features.train_tags):,} training and {len(features.validation_tags):,} validation "
         f"images, {len(dataset.vocabulary):,} tags, views of each training image: {len(features.train)}"

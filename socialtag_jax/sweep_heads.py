@@ -5,6 +5,7 @@ numbers alone are one compiled program, and its steps are those that `socialtag 
 """
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
@@ -101,7 +102,7 @@ def train_epoch(
         number, rows = now
         batch = {"features": features[rows], "tag_ids": tag_ids[rows], "weight": (rows >= 0).astype(jnp.float32)}
         # All heads have done as many steps: where their seeds are equal as well, they share the dropout's random bits.
-        state, sums = step(state.replace(step=number), batch)
+        state, sums = step(dataclasses.replace(state, step=number), batch)
         return state, sums["loss"]
 
     state, losses = jax.lax.scan(body, state, (first_step + jnp.arange(len(order)), order))

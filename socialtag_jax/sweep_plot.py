@@ -11,7 +11,6 @@ from socialtag_jax.sweep_trials import Trial, ranked
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 3
 _OTHERS, _BEST = "#5b7fa6", "#d1495b"
 _LOGARITHMIC_SPAN = 20
 """Numbers are drawn on a logarithmic axis where the largest is so many times the smallest."""
@@ -31,7 +30,7 @@ def draw(trials: Sequence[Trial], space: Space, monitor: Literal["loss", "f1"], 
     label = {"loss": "validation loss", "f1": "validation F1"}[monitor]
     trained = [trial for trial in ranked(trials) if trial.outcome.status == "trained"]
     panels = 1 + len(space)
-    columns = min(_COLUMNS, panels)
+    columns = min(panels, 2 if panels <= 4 else 3)
     rows = -(-panels // columns)
     figure = Figure(figsize=(4.6 * columns, 3.6 * rows), dpi=130, layout="constrained")
     axes: list[Any] = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -52,6 +51,8 @@ def draw(trials: Sequence[Trial], space: Space, monitor: Literal["loss", "f1"], 
 
 
 def _draw_curves(panel: "Axes", trained: Sequence[Trial], monitor: Literal["loss", "f1"]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for trial in reversed(trained):
         best = trial is trained[0]
         values = [getattr(scores, monitor) for scores in trial.curve]
@@ -59,7 +60,7 @@ def _draw_curves(panel: "Axes", trained: Sequence[Trial], monitor: Literal["loss
         panel.plot(range(1, len(values) + 1), values, marker="o", markersize=3, **style)
     outcome = trained[0].outcome
     panel.plot(outcome.epoch, getattr(outcome, monitor), "*", color=_BEST, markersize=12)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_field(
@@ -79,7 +80,7 @@ def _draw_field(
         positions = []
         for value in values:
             seen[value] = seen.get(value, 0) + 1
-            positions.append(places[value] + 0.2 * math.sin(2.4 * seen[value]))
+            positions.append(places[value] + 0.12 * math.sin(2.4 * seen[value]))
         panel.set_xticks(
             range(len(distinct)), [f"{value:g}" if isinstance(value, float) else str(value) for value in distinct]
         )

@@ -13,7 +13,7 @@ from typing import Any
 from socialtag_jax import experiment_files, files, sweep_plot
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UsageError
-from socialtag_jax.search_space import Space, shown
+from socialtag_jax.search_space import Space, configure, shown
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.sweep_trials import Outcome, Rung, Trial, ranked
 
@@ -26,7 +26,7 @@ class SweepResult:
     """A sweep and what came of it.
 
     Attributes:
-      experiment: that was searched around.
+      experiment: that was searched around, its compute dtype not resolved.
       dataset: whose splits were used.
       space: what was searched.
       strategy: how.
@@ -145,9 +145,10 @@ def best_experiment(result: SweepResult, best: Trial) -> str:
     docstring = f"""The best of {len(result.trials)} heads of a sweep around {searched.name!r}, by validation {monitor}.
 
 Found:      {values}
-Searched:   {result.strategy}, {", ".join(map(shown, result.space))}; on {result.dataset.name}
+Searched:   {result.strategy} over {", ".join(map(shown, result.space))}; on {result.dataset.name}
 Validation: F1 {outcome.f1:.4f}, loss {outcome.loss:.4f} after epoch {outcome.epoch} of {epochs}
 Command:    socialtag train {BEST} --dataset DATASET --workdir RUN
 """
-    named = dataclasses.replace(best.experiment, name=f"{searched.name}_best")
-    return experiment_files.to_text(named, docstring)
+    # As the experiment was given: what the machine resolved is for each machine to resolve.
+    found = configure(searched, best.configuration)
+    return experiment_files.to_text(dataclasses.replace(found, name=f"{searched.name}_best"), docstring)

@@ -149,7 +149,7 @@ class Sweep:
             orders = [self._order(trial.experiment, epoch) for trial in padded]
             images = int(np.count_nonzero(orders[0] >= 0))
             inputs = (
-                devices.replicate(np.int32(epoch * len(orders[0]))),
+                devices.replicate(np.array(epoch * len(orders[0]), np.int32)),
                 devices.divide(np.stack(orders)) if SEED in programs.fields else devices.replicate(orders[0]),
                 self._epoch_view(epoch),
                 self._train_tags,
