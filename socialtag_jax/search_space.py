@@ -234,6 +234,9 @@ def check(experiment: Experiment, space: Space) -> None:
             where=f"{FLAG} loss.positive-weight",
             hint="let F1 decide: --checkpoints.monitor f1",
         )
+    if SEED in space and experiment.weights == "random":
+        hint = "start from ImageNet's: --weights imagenet"
+        raise UsageError("every seed would draw convolutions of its own", where=f"{FLAG} seed", hint=hint)
     if experiment.augmentation.enabled:
         if SEED in space:
             hint = "go without augmentation: --augmentation.no-enabled"
@@ -253,9 +256,11 @@ def _value(text: str) -> Any:
         return words[text.lower()]
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
+        if math.isfinite(number):
+            return number
     return text
 
 
