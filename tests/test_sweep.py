@@ -56,7 +56,8 @@ def test_the_winner_trains_to_the_same_scores(socialtag: Socialtag, experiment: 
     output = tmp_path / "sweep"
     result = socialtag(
         "sweep", experiment, "--dataset", dataset, "--output", output, "--search", "optimizer.learning-rate=1e-3,1e-2",
-        "--search", "loss.positive-weight=log:1:10:2", "--search", "model.dropout-rate=0.3", "--stages.0.epochs", 3, "--json"
+        "--search", "loss.positive-weight=log:1:10:2", "--search", "model.dropout-rate=0.3", "--stages.0.epochs", 3,
+        "--json"
     )  # fmt: skip
     assert result.code == 0, result.err
     document = json.loads(result.out)
