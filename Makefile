@@ -1,7 +1,7 @@
 # Each target makes its own virtual environment; PYTHON chooses the interpreter.
 PYTHON ?= python3
 
-.PHONY: demo test test-interop lint types clean
+.PHONY: demo test test-interop bench lint types clean
 
 demo: .venv/demo.done
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python experiments/demo.py
@@ -19,6 +19,12 @@ types: .venv-test/test.done
 test-interop: .venv-interop/interop.done
 	.venv-interop/bin/python -m pytest -m interop
 
+# COREL5K is the archive of Corel5K's photos; the peers get environments of their own.
+COREL5K ?= data/corel5k.zip
+
+bench: .venv-bench/bench.done
+	.venv-bench/bin/python -m experiments.benchmarks --corel5k $(COREL5K)
+
 # A stamp beside the environment: made again when the dependencies change.
 .venv/demo.done: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,5 +41,10 @@ test-interop: .venv-interop/interop.done
 	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
 	touch $@
 
+.venv-bench/bench.done: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[weights]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-test .venv-interop demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-test .venv-interop .venv-bench .venv-peers demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -131,11 +131,22 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     train.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="an experiment file (see experiments/)")
     train.add_argument("--dataset", type=Path, required=True, help="a data set's folder")
-    train.add_argument("--workdir", type=Path, required=True, help="the run folder: checkpoints, metrics, TensorBoard")
+    train.add_argument("--workdir", type=Path, help="the run folder: checkpoints, metrics, TensorBoard")
     train.add_argument(
         "--debug",
         action="store_true",
         help="try the experiment in a minute: 4 simulated CPU devices, 48 px, 2 epochs of 4 batches of 8 images",
+    )
+    measured = train.add_mutually_exclusive_group()
+    measured.add_argument(
+        "--synthetic",
+        action="store_true",
+        help="train nothing, but time each stage's step on random images: without reading, decoding and augmentation",
+    )
+    measured.add_argument(
+        "--reuse-batch",
+        action="store_true",
+        help="train nothing, but time each stage's step on one batch that stays on the devices",
     )
 
     _add_sweep(

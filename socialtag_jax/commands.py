@@ -147,11 +147,20 @@ def train(options: argparse.Namespace) -> int:
         # Before any device is touched.
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", config.DEBUG_DEVICES)
+    from socialtag_jax import compilation_cache
     from socialtag_jax.parallel import Devices
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.train import Trainer
 
+    compilation_cache.enable(log)
     dataset = open_dataset(options.dataset)
+    if options.synthetic or options.reuse_batch:
+        from socialtag_jax.step_rate import step_rates
+
+        step_rates(experiment, dataset, Devices(), "synthetic" if options.synthetic else "reuse", log=print)
+        return 0
+    if options.workdir is None:
+        raise UsageError("is required", where="--workdir", hint="name the folder that the run goes to")
     trainer = Trainer(experiment, dataset, options.workdir, devices=Devices(), log=log, stream=sys.stderr)
     result = trainer.run()
     log(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
@@ -193,6 +202,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Scores a run or a bundle."""
+    from socialtag_jax import compilation_cache
     from socialtag_jax.evaluate import bundle_scorer, evaluate
     from socialtag_jax.evaluation_report import table, write_results
     from socialtag_jax.parallel import Devices
@@ -200,6 +210,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from socialtag_jax.tagger import is_bundle
     from socialtag_jax.trained import run_scorer
 
+    compilation_cache.enable(log)
     dataset = open_dataset(options.dataset)
     dataset.split(options.split)
     bundle = is_bundle(options.model)
@@ -230,10 +241,11 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """A run -> a bundle."""
-    from socialtag_jax import trained
+    from socialtag_jax import compilation_cache, trained
     from socialtag_jax.export import export_bundle
     from socialtag_jax.parallel import Devices
 
+    compilation_cache.enable(log)
     model = trained.load(options.run_folder, options.checkpoint, Devices(), log=log)
     export_bundle(model, options.output, keras="keras" in options.formats)
     log(f"exported step {model.step} of {options.run_folder}")
@@ -243,24 +255,34 @@ def export(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Photos -> suggested tags."""
-    from socialtag_jax import predict
+    from socialtag_jax import compilation_cache, predict
     from socialtag_jax.tagger import Tagger
 
     if options.threshold is not None and not 0 <= options.threshold < 1:
         raise UsageError(f"{options.threshold}: expected 0 to below 1", where="--threshold")
-    photos = predict.find_photos(options.photos)
+    found = predict.find_photos(options.photos)
+    if found.skipped:
+        log(f"skipped: {predict.skipped_text(found.skipped)}")
+    compilation_cache.enable(log)
     tagger = Tagger.load(options.bundle)
-    results = predict.predict(tagger, photos, threshold=options.threshold, max_tags=options.max_tags, log=log)
-    if options.json:
-        print(json.dumps(results, ensure_ascii=False))
-    elif options.csv:
-        predict.write_csv(results, options.csv)
+    photos = found.photos
+    predictions = predict.predict(
+        tagger, photos, threshold=options.threshold, max_tags=options.max_tags, log=log, stream=sys.stderr
+    )
+    if options.csv:
+        read = predict.write_csv(predictions, options.csv)
         log(f"written to {options.csv}")
+    elif options.json:
+        results = [predict.as_json(prediction) for prediction in predictions]
+        read = len(results)
+        print(json.dumps(results, ensure_ascii=False))
     else:
-        for result in results:
-            tags = "  ".join(f"{one['display']} {one['confidence']:.2f}" for one in result["tags"])
-            print(f"{result['path']}: {tags or '(no tag over the threshold)'}")
-    unreadable = len(photos) - len(results)
-    if unreadable:
-        log(f"{unreadable} of {len(photos)} photos could not be read")
-    return 1 if unreadable else 0
+        read = 0
+        for prediction in predictions:
+            # At once: whoever reads along need not wait for the last photo.
+            print(predict.as_text(prediction), flush=True)
+            read += 1
+    if read < len(photos):
+        log(f"{len(photos) - read} of {len(photos)} photos could not be read")
+        return 1
+    return 0

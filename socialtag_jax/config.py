@@ -38,6 +38,9 @@ class Model:
     """Share of hidden activations dropped in training, 0 to below 1."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the convolutions; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters, head and loss are float32."""
+    rematerialize: bool = False
+    """Computes a trainable block's activations a second time in the backward pass, in place of keeping them: less
+    memory, about a third more time."""
 
     def __post_init__(self) -> None:
         _require(self.input_size >= 32, "model.input_size", self.input_size, "at least 32 pixels")
@@ -81,12 +84,16 @@ class Input:
     """Images in a training step, over all devices; a multiple of the number of devices."""
     eval_batch_size: int = 64
     """Images in an evaluation step, over all devices; changes no score."""
+    accumulation_steps: int = 1
+    """Equal parts that every device takes its share of a batch in, one after the other, adding up their gradients: the
+    same training in less memory."""
     threads: int = 0
     """Threads that decode and warp images; 0 for one a core."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "input.batch_size", self.batch_size, "at least 1")
         _require(self.eval_batch_size >= 1, "input.eval_batch_size", self.eval_batch_size, "at least 1")
+        _require(self.accumulation_steps >= 1, "input.accumulation_steps", self.accumulation_steps, "at least 1")
         _require(self.threads >= 0, "input.threads", self.threads, "0 or more")
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from socialtag_jax import metrics, protocols
 from socialtag_jax.column_file import ColumnFile
 from socialtag_jax.config import Suggestion
+from socialtag_jax.dispatch import Fetch, one_ahead
 from socialtag_jax.errors import UserError
-from socialtag_jax.input_pipeline import BatchShape, eval_batches
+from socialtag_jax.input_pipeline import Batch, BatchShape, eval_batches
 from socialtag_jax.metrics import Ranking, TagCounts
 from socialtag_jax.progress import Progress
 from socialtag_jax.protocols import SplitLabels
@@ -37,7 +38,8 @@ class Scorer:
       input_size: of its images, in pixels.
       suggestion: which of its tags count as predicted.
       devices: leading axis of its input.
-      score: uint8 [devices, rows, size, size, 3] -> float32 [devices * rows, n_tags], 0 to 1.
+      score: uint8 [devices, rows, size, size, 3] -> float32 [devices * rows or more, n_tags], 0 to 1, perhaps still
+        being computed; what is more pads the batch.
       trained_on: fingerprint of the data set that the model was trained on.
     """
 
@@ -46,7 +48,7 @@ class Scorer:
     input_size: int
     suggestion: Suggestion
     devices: int
-    score: Callable[[np.ndarray], np.ndarray]
+    score: Callable[[np.ndarray], metrics.Array]
     trained_on: str
 
 
@@ -84,7 +86,7 @@ def bundle_scorer(bundle: Path) -> Scorer:
         input_size=tagger.input_size,
         suggestion=Suggestion(tagger.threshold, tagger.max_tags),
         devices=1,
-        score=lambda images: tagger.probabilities(images[0]),
+        score=lambda images: tagger.launch(images[0]),
         trained_on=tagger.description["provenance"]["dataset"]["fingerprint"],
     )
 
@@ -191,16 +193,19 @@ def _predict(
     parts: list[tuple[np.ndarray, ...]] = []
     progress = Progress(f"evaluate {split}", len(records), "images", stream)
     done = 0
-    for batch in eval_batches(records, shape, threads=threads):
-        rows = min(shape.size, len(records) - done)
+
+    def launch(batch: Batch) -> Fetch[tuple[np.ndarray, Ranking, np.ndarray]]:
         found = scorer.score(batch["images"])
+        return functools.partial(jax.device_get, (found, *_most_confident(found, words, count)))
+
+    for batch, (found, ranking, best_words) in one_ahead(eval_batches(records, shape, threads=threads), launch):
+        rows = min(shape.size, len(records) - done)
         if not np.all(np.isfinite(found[:rows])):
             raise UserError(
                 "the model's outputs hold values that are no numbers", hint="the checkpoint is of a failed run"
             )
         probabilities.write(done, found[:rows])
-        ranking, best_words = jax.device_get(_most_confident(found, words, count))
-        parts.append(tuple(column[:rows] for column in (*ranking, best_words)))
+        parts.append(tuple(np.asarray(column)[:rows] for column in (*ranking, best_words)))
         image_ids += [records[index].image_id for index in range(done, done + rows)]
         tag_ids[done : done + rows] = batch["tag_ids"].reshape(-1, dataset.max_tags)[:rows]
         done += rows

@@ -49,14 +49,11 @@ def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
     if keras:
         export_keras.write_model(trained.model, params, experiment.model.input_size, folder / tagger.KERAS)
     size = experiment.model.input_size
-    scores = inference(trained)
-
-    def probabilities(images: jax.Array) -> jax.Array:
-        return scores(params, images)
-
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    exported = export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
+    # Parameters are arguments: as constants they would be in the bundle twice, and in every compiled program.
+    exported = export.export(jax.jit(inference(trained)), platforms=PLATFORMS)(shapes, images)
     (folder / tagger.STABLEHLO).write_bytes(exported.serialize())
     pretrained.save_weights(
         params,

@@ -6,7 +6,7 @@ the folder is another one, so that no stale features are ever found.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class FeatureView:
                 runs.append(range(start, stop))
         return runs
 
-    def write(self, start: int, parts: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[int]:
+    def write(self, start: int, parts: Iterator[tuple[np.ndarray, np.ndarray]]) -> Generator[int]:
         """Writes consecutive records; each shard appears when it is complete.
 
         Args:

@@ -7,6 +7,7 @@ Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scal
 column D; layer names and preprocessing as in `keras.applications.vgg16`.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -81,12 +82,15 @@ class TagPredictor(nn.Module):
       hidden_units: width of the hidden layer.
       dropout_rate: share of hidden activations dropped in training.
       compute_dtype: of the convolutions; parameters, pooling and head are float32.
+      rematerialize: trainable blocks keep only their inputs for the backward pass (Chen et al., "Training Deep Nets
+        with Sublinear Memory Cost", 2016).
     """
 
     n_tags: int
     hidden_units: int = 512
     dropout_rate: float = 0.5
     compute_dtype: Any = jnp.float32
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -125,16 +129,23 @@ class TagPredictor(nn.Module):
         return nn.Dense(self.n_tags, dot_general=_product, name=HEAD_LAYERS[1])(x)
 
     def _convolutions(self, x: jax.Array, first_layer: int, freeze_layers: int, features_only: bool) -> jax.Array:
-        for index, layer in enumerate(VGG16_LAYERS[first_layer:], start=first_layer):
-            if features_only and index == freeze_layers:
-                return x
+        frozen, trainable = VGG16_LAYERS[first_layer:freeze_layers], VGG16_LAYERS[max(first_layer, freeze_layers) :]
+        if frozen:
+            x = jax.lax.stop_gradient(self._layers(x, frozen))
+        if features_only and trainable:
+            return x
+        apply = nn.remat(TagPredictor._layers, static_argnums=2) if self.rematerialize else TagPredictor._layers
+        for _, block in itertools.groupby(trainable, lambda layer: layer.name.partition("_")[0]):
+            x = apply(self, x, tuple(block))
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+    def _layers(self, x: jax.Array, layers: tuple[Layer, ...]) -> jax.Array:
+        for layer in layers:
             if layer.kind == "convolution":
                 x = nn.relu(nn.Conv(layer.features, (3, 3), dtype=self.compute_dtype, name=layer.name)(x))
             elif layer.kind == "pool":
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
-            if index == freeze_layers - 1:
-                x = jax.lax.stop_gradient(x)
-        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return x
 
 
 @jax.custom_vjp

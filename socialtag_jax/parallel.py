@@ -7,6 +7,7 @@ carry the right sharding go in and come out as they are, without copies.
 import collections
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
@@ -18,6 +19,47 @@ from socialtag_jax.errors import UsageError
 
 AXIS, HEADS = "batch", "heads"
 Tree = TypeVar("Tree")
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What a compiled step needs on each device, in bytes, as XLA has planned it before the first call.
+
+    Attributes:
+      arguments: of the state and of the batch.
+      outputs: of the new state and of what else is returned.
+      aliased: of the outputs that take the place of donated arguments.
+      temporaries: in use while the step runs. On CPUs without the scratch memory inside of library calls.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A step function compiled ahead of time for one shape of its arguments.
+
+    A call with another shape, dtype or structure is a TypeError: nothing is ever compiled again.
+
+    Attributes:
+      call: the compiled program.
+      memory: what it needs.
+      flops: operations on each device, as XLA counts the compiled program: a loop's body once; on GPUs without the
+        matrix products and convolutions that libraries do (`Devices.count_flops` has them all).
+      bytes_accessed: bytes that it moves to and from each device's memory, counted in the same way.
+    """
+
+    call: Callable[..., Any]
+    memory: StepMemory
+    flops: float
+    bytes_accessed: float
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Runs the step; arguments must lie where `Devices.replicate` and `Devices.shard` put them."""
+        return self.call(*arguments)
 
 
 class Devices:
@@ -67,13 +109,19 @@ class Devices:
                 return
             yield queue.popleft()
 
-    def compile_train_step(self, step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
-        """`(state, batch) -> (state, sums)` over all devices; donates the state; the sums are equal on every device."""
-        return self._pmap(step, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,))
+    def compile_train_step(self, step: Callable[[Any, Any], tuple[Any, Any]], state: Any, batch: Any) -> CompiledStep:
+        """`(state, batch) -> (state, sums)` over all devices; donates the state; the sums are equal on every device.
 
-    def compile_eval_step(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """`(params, batch) -> outputs`, each output with the device axis first."""
-        return self._pmap(step, in_axes=(None, 0), out_axes=0, donate_argnums=())
+        Args:
+          step: of one device's state and rows.
+          state: the arguments, or their shapes (`jax.ShapeDtypeStruct`).
+          batch: likewise, the device axis first.
+        """
+        return self._compile(step, state, batch, out_axes=(None, None), donate_argnums=(0,))
+
+    def compile_eval_step(self, step: Callable[[Any, Any], Any], params: Any, batch: Any) -> CompiledStep:
+        """`(params, batch) -> outputs`, each output with the device axis first; arguments as `compile_train_step`."""
+        return self._compile(step, params, batch, out_axes=0, donate_argnums=())
 
     def divide(self, tree: Tree) -> Tree:
         """The leading axis of every leaf, [heads, ...], divided among the devices."""
@@ -96,20 +144,57 @@ class Devices:
         )
         return jax.jit(mapped, donate_argnums=(0,) if donate else ())
 
-    def _pmap(self, step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        return jax.pmap(step, axis_name=AXIS, devices=self.devices, **options)
+    def _compile(self, step: Callable[..., Any], state: Any, batch: Any, **options: Any) -> CompiledStep:
+        program = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=self.devices, **options)
+        compiled = program.lower(_shapes(state), _shapes(batch)).compile()
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        return CompiledStep(
+            compiled,
+            StepMemory(
+                arguments=memory.argument_size_in_bytes,
+                outputs=memory.output_size_in_bytes,
+                aliased=memory.alias_size_in_bytes,
+                temporaries=memory.temp_size_in_bytes,
+            ),
+            flops=cost["flops"],
+            bytes_accessed=cost["bytes accessed"],
+        )
 
-    def local_rows(self, batch_size: int, flag: str) -> int:
+    def count_flops(self, step: Callable[[Any, Any], Any], state: Any, batch: Any) -> float:
+        """Operations of one call of a step over all devices, as XLA counts them before it optimizes; nothing is run.
+
+        The step is lowered for the host's processor, as on GPUs the analysis leaves out what libraries do. A loop's
+        body counts once.
+
+        Args:
+          step: as for `compile_train_step`, which may be one of either kind.
+          state: the first argument, or its shapes.
+          batch: the second one.
+        """
+        processor = jax.local_devices(backend="cpu")[:1]
+        program = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=processor)
+        row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
+        cost = program.lower(_shapes(state), row).cost_analysis()
+        return cost["flops"] * len(self)
+
+    def local_rows(self, batch_size: int, flag: str, *, parts: int = 1) -> int:
         """Rows a device gets of a batch.
+
+        Args:
+          batch_size: rows over all devices.
+          flag: where the batch size was chosen.
+          parts: of equal size, that a device takes its rows in (`Input.accumulation_steps`).
 
         Raises:
           UsageError: the batch does not divide.
         """
-        if batch_size % len(self):
+        multiple = len(self) * parts
+        if batch_size % multiple:
+            among = f"{len(self)} devices" + (f" x {parts} accumulation steps" if parts > 1 else "")
             raise UsageError(
-                f"{batch_size} images do not divide among {len(self)} devices",
+                f"{batch_size} images do not divide among {among}",
                 where=flag,
-                hint=f"choose a multiple of {len(self)}",
+                hint=f"choose a multiple of {multiple}",
             )
         return batch_size // len(self)
 
@@ -132,3 +217,8 @@ def sum_over_devices(tree: Tree) -> Tree:
 def device_index() -> jax.Array:
     """Inside a compiled step: this device's position, int32."""
     return jnp.zeros((), jnp.int32) if jax.lax.axis_size(AXIS) == 1 else jax.lax.axis_index(AXIS)
+
+
+def _shapes(tree: Any) -> Any:
+    """Shapes and dtypes alone: where the arrays lie decides nothing about the program."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)

@@ -8,7 +8,6 @@ published under CC BY 4.0: https://www.robots.ox.ac.uk/~vgg/research/very_deep/
 """
 
 import hashlib
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from safetensors.numpy import save
 
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
+from socialtag_jax.machine import cache_folder
 from socialtag_jax.model import CONVOLUTIONS, HEAD_LAYERS, Layer
 from socialtag_jax.weight_files import formats
 from socialtag_jax.weight_files.contents import WeightFile
@@ -196,15 +196,6 @@ def fingerprint(params: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     for _, _, array in _arrays(params, CONVOLUTIONS):
         digest.update(array.data)
     return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """`$SOCIALTAG_CACHE`, else `$XDG_CACHE_HOME/socialtag-jax`, else `~/.cache/socialtag-jax`."""
-    if own := os.environ.get("SOCIALTAG_CACHE"):
-        return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "socialtag-jax"
-    return Path.home() / ".cache" / "socialtag-jax"
 
 
 def _log_to_stderr(line: str) -> None:

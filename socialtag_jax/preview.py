@@ -45,7 +45,8 @@ def contact_sheet(
             break
         image = decode(records[int(photos[number])].image, size)
         plain = column == 0 or not augmentation.enabled
-        augment.warp(image, augment.IDENTITY if plain else augment.draw(augmentation, rng), cell)
+        drawn = augment.Affine() if plain else augment.draw(augmentation, rng.random(augment.DRAWS))
+        augment.warp(image, augment.matrix(drawn, size), cell)
         top, left = row * (size + _GAP) + _GAP, column * (size + _GAP) + _GAP
         sheet[top : top + size, left : left + size] = cell
     return sheet

@@ -1,8 +1,8 @@
 """The training step and the evaluation step: pure functions of (state, batch), compiled by `parallel.Devices`."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
 
 import flax.struct
 import jax
@@ -13,6 +13,8 @@ from socialtag_jax import losses, metrics, parallel
 from socialtag_jax.config import Experiment, Stage, Suggestion, is_zero
 from socialtag_jax.model import Params, TagPredictor, tag_logits, trainable_layers
 from socialtag_jax.optimizer import Average, limit_norms
+
+Tree = TypeVar("Tree")
 
 
 @flax.struct.dataclass
@@ -73,6 +75,7 @@ def make_train_step(
         optimizer=optimizer,
         first_layer=first_layer,
         freeze_layers=stage.freeze_layers,
+        accumulation_steps=experiment.input.accumulation_steps,
         positive_weight=experiment.loss.positive_weight,
         l1=experiment.loss.l1,
         l2=experiment.loss.l2,
@@ -90,6 +93,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     first_layer: int,
     freeze_layers: int,
+    accumulation_steps: int,
     positive_weight: float,
     dropout_key: jax.Array,
     l1: float,
@@ -97,6 +101,9 @@ def train_step(
     max_norm: float | None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on this device's rows, in lockstep with the other devices.
+
+    With `accumulation_steps`, the rows are taken in so many equal parts one after the other, and their gradients added
+    up: the same step, but for rounding, in less memory.
 
     Returns:
       the new state, and sums over all devices: "loss" over images, without penalties, and "images", their number.
@@ -109,29 +116,33 @@ def train_step(
         parallel.device_index() * rows + jnp.arange(rows)
     )
 
-    def mean_loss(params: Params) -> jax.Array:
+    inputs = batch["features" if first_layer else "images"]
+    trainable = {layer: state.params[layer] for layer in trainable_layers(freeze_layers)}
+
+    def part_loss(trainable: Params, inputs: jax.Array, keys: jax.Array, tag_ids: jax.Array, weight: jax.Array):
+        """These rows' share of the batch's mean loss."""
         logits = tag_logits(
             model,
-            params,
-            batch["features" if first_layer else "images"],
+            {**state.params, **trainable},
+            inputs,
             first_layer=first_layer,
             freeze_layers=freeze_layers,
-            dropout_keys=row_keys,
+            dropout_keys=keys,
         )
-        targets = losses.multi_hot(batch["tag_ids"], model.n_tags)
+        targets = losses.multi_hot(tag_ids, model.n_tags)
         return jnp.sum(losses.image_losses(logits, targets, positive_weight) * weight) / images
 
-    loss, gradients = jax.value_and_grad(mean_loss)(state.params)
-    # Frozen layers' gradients are constant zeros: no device needs to hear of them.
-    trainable = trainable_layers(freeze_layers)
-    loss, summed = parallel.sum_over_devices((loss, {layer: gradients[layer] for layer in trainable}))
+    gradient = functools.partial(jax.value_and_grad(part_loss), trainable)
+    added = sum_over_parts(gradient, (inputs, row_keys, batch["tag_ids"], weight), accumulation_steps)
+    loss, summed = parallel.sum_over_devices(added)
     if not (is_zero(l1) and is_zero(l2)):
         # Added to the sum, not before: it counts once, however many devices there are.
-        penalty = jax.grad(losses.weight_penalty)({layer: state.params[layer] for layer in trainable}, l1, l2)
+        penalty = jax.grad(losses.weight_penalty)(trainable, l1, l2)
         summed = jax.tree.map(jnp.add, summed, penalty)
     # optax raises a float to an int32 power, which a caller's strict promotion would refuse.
     with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update({**gradients, **summed}, state.opt_state, state.params)
+        # Frozen layers have no gradient: the optimizer looks at none of what stands in its place.
+        updates, opt_state = optimizer.update({**state.params, **summed}, state.opt_state, state.params)
     # Frozen layers are handed on as they are: adding a zero would turn -0.0 into 0.0.
     updated = cast(Params, optax.apply_updates(state.params, updates))
     moved = {layer: updated[layer] for layer in trainable}
@@ -140,6 +151,28 @@ def train_step(
     params = {**state.params, **moved}
     average = None if state.average is None else state.average.with_step(params)
     return TrainState(state.step + 1, params, opt_state, average), {"loss": loss * images, "images": images}
+
+
+def sum_over_parts(function: Callable[..., Tree], rows: Sequence[jax.Array], parts: int) -> Tree:
+    """The sum of a function's values over equal parts of the rows, computed one part after the other.
+
+    Args:
+      function: of some rows of each array; all its values are sums over rows.
+      rows: arrays with the same leading axis, which `parts` divides.
+      parts: how many.
+    """
+    if parts == 1:
+        return function(*rows)
+    stacked = [array.reshape(parts, array.shape[0] // parts, *array.shape[1:]) for array in rows]
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *(array[0] for array in stacked))
+    )
+
+    def add(total: Tree, part: Sequence[jax.Array]) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, total, function(*part)), None
+
+    # A loop, not a row of copies of the program: only a loop makes sure that one part's memory serves the next.
+    return jax.lax.scan(add, zeros, stacked)[0]
 
 
 def eval_step(
@@ -162,6 +195,26 @@ def eval_step(
     return {"loss": loss, "f1": scores.f1}
 
 
+def batch_shapes(
+    row: jax.ShapeDtypeStruct, *, devices: int, rows: int, max_tags: int, first_layer: int = 0
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a step's batch (`Batch`, `FeatureBatch`), for compiling ahead of time.
+
+    Args:
+      row: one image, or the features of one.
+      devices: leading axis.
+      rows: images a device gets.
+      max_tags: room for tag indices.
+      first_layer: 0 for images; else of the features that this layer takes.
+    """
+    lead = (devices, rows)
+    return {
+        "features" if first_layer else "images": jax.ShapeDtypeStruct((*lead, *row.shape), row.dtype),
+        "tag_ids": jax.ShapeDtypeStruct((*lead, max_tags), jnp.int32),
+        "weight": jax.ShapeDtypeStruct(lead, jnp.float32),
+    }
+
+
 def build_model(experiment: Experiment, n_tags: int) -> TagPredictor:
     """The model of an experiment whose compute dtype is resolved."""
     config = experiment.model
@@ -170,4 +223,5 @@ def build_model(experiment: Experiment, n_tags: int) -> TagPredictor:
         hidden_units=config.hidden_units,
         dropout_rate=config.dropout_rate,
         compute_dtype=jnp.dtype(config.compute_dtype),
+        rematerialize=config.rematerialize,
     )

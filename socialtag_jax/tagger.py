@@ -1,5 +1,6 @@
 """The exported tagger: loads a bundle and suggests tags, with jax, numpy and the image decoders alone."""
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -9,18 +10,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors.numpy import load_file
 
 from socialtag_jax import augment, files, metrics
+from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
 from socialtag_jax.shards.images import ImageError, canonical_jpeg
 from socialtag_jax.shards.pixels import decode
 from socialtag_jax.tags import TagVocabulary
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had the parameters inside of `model.stablehlo` as well."""
 TAGGER, TAGS, STABLEHLO, PARAMS = "tagger.json", "tags.txt", "model.stablehlo", "params.safetensors"
 KERAS = "model.keras"
 """Not in every bundle, and not needed here."""
-_MAX_BATCH = 32
+MAX_BATCH = 32
+"""Photos that go to the device at once."""
 _EXPORT = "export the run again with `socialtag export`"
 
 Photo = str | Path | np.ndarray
@@ -48,11 +53,16 @@ class Tagger:
     Args:
       description: the content of `tagger.json`.
       vocabulary: the tags of the outputs.
-      exported: the model: uint8 [b, input_size, input_size, 3] -> float32 [b, n_tags].
+      exported: the model: (params, uint8 [b, input_size, input_size, 3]) -> float32 [b, n_tags].
+      params: layer name -> {"kernel", "bias"}, float32.
     """
 
     def __init__(
-        self, description: Mapping[str, Any], vocabulary: TagVocabulary, exported: jax.export.Exported
+        self,
+        description: Mapping[str, Any],
+        vocabulary: TagVocabulary,
+        exported: jax.export.Exported,
+        params: Mapping[str, Mapping[str, np.ndarray]],
     ) -> None:
         self.description = description
         self.vocabulary = vocabulary
@@ -60,6 +70,7 @@ class Tagger:
         self.image_size: int = description["image_size"]
         self.threshold: float = description["threshold"]
         self.max_tags: int = description["max_tags"]
+        self._params = jax.device_put(params)
         self._model = jax.jit(exported.call)
 
     @classmethod
@@ -77,7 +88,11 @@ class Tagger:
         from jax import export
 
         exported = export.deserialize(bytearray((folder / STABLEHLO).read_bytes()))
-        return cls(description, vocabulary, exported)
+        params: dict[str, dict[str, np.ndarray]] = {}
+        for name, array in load_file(folder / PARAMS).items():
+            layer, _, leaf = name.partition("/")
+            params.setdefault(layer, {})[leaf] = array
+        return cls(description, vocabulary, exported, params)
 
     def pixels(self, photo: Photo) -> np.ndarray:
         """A photo as the network's input, by the very steps of `prepare` and evaluation.
@@ -102,27 +117,43 @@ class Tagger:
         augment.warp(image, augment.IDENTITY, result)
         return result
 
+    def launch(self, images: np.ndarray) -> jax.Array:
+        """Starts to score images that have the network's input size, all at once, without waiting for the scores.
+
+        The batch is padded to a power of two, so that few batch sizes are ever compiled.
+
+        Args:
+          images: uint8 [n, input_size, input_size, 3], RGB, at least one.
+
+        Returns:
+          float32 [n or more, n_tags], 0 to 1, on the device; the rows from n on are padding.
+
+        Raises:
+          UserError: images of another shape or dtype.
+        """
+        expected = (self.input_size, self.input_size, 3)
+        if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
+            raise UserError(f"expected images as uint8 {['n', *expected]}, found {images.dtype} {list(images.shape)}")
+        padded = np.zeros((2 ** math.ceil(math.log2(len(images))), *expected), np.uint8)
+        padded[: len(images)] = images
+        return self._model(self._params, padded)
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Scores of images that have the network's input size.
-
-        Batches are padded to a power of two, so that few batch sizes are ever compiled.
 
         Args:
           images: uint8 [n, input_size, input_size, 3], RGB.
 
         Returns:
           float32 [n, n_tags], 0 to 1.
+
+        Raises:
+          UserError: as `launch`.
         """
-        expected = (self.input_size, self.input_size, 3)
-        if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
-            raise UserError(f"expected images as uint8 {['n', *expected]}, found {images.dtype} {list(images.shape)}")
-        parts = [np.empty((0, len(self.vocabulary)), np.float32)]
-        for start in range(0, len(images), _MAX_BATCH):
-            part = images[start : start + _MAX_BATCH]
-            padded = np.zeros((2 ** math.ceil(math.log2(len(part))), *expected), np.uint8)
-            padded[: len(part)] = part
-            parts.append(np.asarray(self._model(padded))[: len(part)])
-        return np.concatenate(parts)
+        parts = (images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH))
+        launched = one_ahead(parts, lambda part: functools.partial(np.asarray, self.launch(part)))
+        scores = [found[: len(part)] for part, found in launched]
+        return np.concatenate([np.empty((0, len(self.vocabulary)), np.float32), *scores])
 
     def suggest(
         self, photos: Photo | Sequence[Photo], *, threshold: float | None = None, max_tags: int | None = None
@@ -143,8 +174,8 @@ class Tagger:
         if isinstance(photos, str | Path | np.ndarray) and not (isinstance(photos, np.ndarray) and photos.ndim == 4):
             photos = [photos]
         results = []
-        for start in range(0, len(photos), _MAX_BATCH):
-            images = np.stack([self.pixels(photo) for photo in photos[start : start + _MAX_BATCH]])
+        for start in range(0, len(photos), MAX_BATCH):
+            images = np.stack([self.pixels(photo) for photo in photos[start : start + MAX_BATCH]])
             results.extend(self.choose(row, threshold, max_tags) for row in self.probabilities(images))
         return results
 
@@ -188,7 +219,7 @@ def _read_description(folder: Path) -> Mapping[str, Any]:
             raise UserError(f"the bundle's file is missing, but {TAGGER} lists it", where=file, hint=_EXPORT)
         if files.sha256(file) != expected:
             raise UserError(f"the file was changed: its SHA-256 is not what {TAGGER} says", where=file, hint=_EXPORT)
-    for name in (TAGS, STABLEHLO):
+    for name in (TAGS, STABLEHLO, PARAMS):
         if name not in hashes:
             raise UserError(f"lists no hash for {name}", where=path, hint=_EXPORT)
     return description

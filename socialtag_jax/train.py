@@ -111,7 +111,7 @@ class Trainer:
             stage = experiment.stages[position.stage]
             if not position.ended(stage, patience):
                 data = self._training_data(position, state.params)
-                train, evaluate = self._compile_steps(stage, state.params, data.first_layer)
+                train, evaluate = self._compile_steps(stage, state, data)
                 while not position.ended(stage, patience):
                     state, train_summary = self._train_epoch(train, data, state, position, run_log)
                     step = position.step + self._size.steps
@@ -185,24 +185,27 @@ class Trainer:
         )
 
     def _compile_steps(
-        self, stage: Stage, params: Params, first_layer: int
-    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        self, stage: Stage, state: TrainState, data: TrainingData
+    ) -> tuple[parallel.CompiledStep, parallel.CompiledStep]:
         """The training step and the evaluation step of a stage."""
         experiment, model, devices = self._experiment, self._model, self._devices
-        optimizer = self._optimizer(stage, params)
-        train = make_train_step(experiment, stage, model, optimizer, first_layer=first_layer)
+        optimizer = self._optimizer(stage, state.params)
+        train = make_train_step(experiment, stage, model, optimizer, first_layer=data.first_layer)
         evaluate = functools.partial(
             eval_step,
             model=model,
             positive_weight=experiment.loss.positive_weight,
             suggestion=experiment.suggestion,
-            first_layer=first_layer,
+            first_layer=data.first_layer,
         )
-        return devices.compile_train_step(train), devices.compile_eval_step(evaluate)
+        return (
+            devices.compile_train_step(train, state, data.train_shapes),
+            devices.compile_eval_step(evaluate, state.params, data.eval_shapes),
+        )
 
     def _train_epoch(
         self,
-        train: Callable[..., Any],
+        train: parallel.CompiledStep,
         data: TrainingData,
         state: TrainState,
         position: Position,
@@ -224,7 +227,7 @@ class Trainer:
             epoch.launched(sums)
         return state, epoch.finish()
 
-    def _validate(self, evaluate: Callable[..., Any], data: TrainingData, params: Params) -> dict[str, float]:
+    def _validate(self, evaluate: parallel.CompiledStep, data: TrainingData, params: Params) -> dict[str, float]:
         """Mean loss over all validation images, and mean F1 over those that have tags."""
         total = images = f1 = tagged = 0.0
         for batch in self._devices.prefetch(data.validation()):

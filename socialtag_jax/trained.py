@@ -1,5 +1,6 @@
 """A trained model from a run folder, ready to score images or to be exported."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import Scorer
 from socialtag_jax.model import Params, TagPredictor, param_shapes, tag_logits
 from socialtag_jax.optimizer import Average
-from socialtag_jax.parallel import Devices
+from socialtag_jax.parallel import CompiledStep, Devices
 from socialtag_jax.run_folder import RunConfig
 from socialtag_jax.steps import build_model
 from socialtag_jax.tags import TagVocabulary
@@ -106,10 +107,14 @@ def run_scorer(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[s
       UserError: as `load`.
     """
     loaded = load(run, checkpoint, devices, log=log)
-    step = devices.compile_eval_step(inference(loaded))
+    probabilities = inference(loaded)
 
-    def score(images: np.ndarray) -> np.ndarray:
-        outputs = jax.device_get(step(loaded.params, devices.shard(images)))
+    @functools.cache
+    def compiled(shape: tuple[int, ...]) -> CompiledStep:
+        return devices.compile_eval_step(probabilities, loaded.params, jax.ShapeDtypeStruct(shape, np.uint8))
+
+    def score(images: np.ndarray) -> jax.Array:
+        outputs = compiled(images.shape)(loaded.params, devices.shard(images))
         return outputs.reshape(-1, outputs.shape[-1])
 
     experiment = loaded.config.experiment

@@ -1,6 +1,5 @@
 """Where a stage's batches come from: photos, or what the frozen layers made of them, computed once."""
 
-import collections
 import dataclasses
 import functools
 import shutil
@@ -11,15 +10,17 @@ from typing import Any, Protocol, TextIO, TypedDict
 import jax
 import numpy as np
 
-from socialtag_jax import input_pipeline, pretrained
+from socialtag_jax import input_pipeline, machine
 from socialtag_jax.config import Experiment, Stage
+from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
 from socialtag_jax.feature_cache import FeatureView, weights_sha256
 from socialtag_jax.input_pipeline import BatchShape, batch_count
 from socialtag_jax.model import VGG16_LAYERS, Params, TagPredictor, frozen_features
-from socialtag_jax.parallel import Devices
+from socialtag_jax.parallel import CompiledStep, Devices
 from socialtag_jax.progress import Progress, format_bytes
 from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.steps import batch_shapes
 
 
 class FeatureBatch(TypedDict):
@@ -41,6 +42,10 @@ class TrainingData(Protocol):
 
     first_layer: int
     """0 for batches of images; else of the features that this layer takes."""
+    train_shapes: dict[str, jax.ShapeDtypeStruct]
+    """Of a training batch."""
+    eval_shapes: dict[str, jax.ShapeDtypeStruct]
+    """Of a validation batch."""
 
     def train(self, epoch: int, stage_epoch: int) -> Iterator[Mapping[str, Any]]:
         """The batches of one epoch, every record once.
@@ -66,6 +71,10 @@ class ImageData:
         self._train_records, self._validation_records = dataset.records("train"), dataset.records("validation")
         self._train_shape = train_shape(experiment, dataset, devices)
         self._eval_shape = eval_shape(experiment, dataset, devices)
+        size = experiment.model.input_size
+        image = jax.ShapeDtypeStruct((size, size, 3), np.uint8)
+        self.train_shapes = _shapes(image, self._train_shape, 0)
+        self.eval_shapes = _shapes(image, self._eval_shape, 0)
 
     def train(self, epoch: int, stage_epoch: int) -> Iterator[input_pipeline.Batch]:
         """Augmented photos, as they are drawn for this epoch."""
@@ -123,21 +132,27 @@ class FeatureData:
         self.first_layer = stage.freeze_layers
         self._train_shape = train_shape(experiment, dataset, devices)
         self._eval_shape = eval_shape(experiment, dataset, devices)
+        row = jax.ShapeDtypeStruct(self._feature_shape(params), np.dtype(experiment.cache.dtype))
+        self.train_shapes = _shapes(row, self._train_shape, self.first_layer)
+        self.eval_shapes = _shapes(row, self._eval_shape, self.first_layer)
         self.views = min(experiment.cache.views, stage.epochs)
         frozen = {layer.name for layer in VGG16_LAYERS[: self.first_layer]}
         # A copy: the training step donates its state's arrays.
         self._params = jax.device_get({layer: leaves for layer, leaves in params.items() if layer in frozen})
-        weights, shape = weights_sha256(self._params), self._feature_shape()
+        weights = weights_sha256(self._params)
         self._views = {
-            (split, number): self._view(split, number, weights, shape)
+            (split, number): self._view(split, number, weights, row.shape)
             for split, count in (("train", self.views), ("validation", 1))
             for number in range(count)
         }
 
     @functools.cached_property
-    def _compute(self) -> Callable[[Any, Any], Any]:
+    def _compute(self) -> CompiledStep:
+        size = self._experiment.model.input_size
+        lead = (self._train_shape.devices, self._train_shape.rows)
         step = functools.partial(_features_step, model=self._model, freeze_layers=self.first_layer)
-        return self._devices.compile_eval_step(step)
+        images = {"images": jax.ShapeDtypeStruct((*lead, size, size, 3), np.uint8)}
+        return self._devices.compile_eval_step(step, self._params, images)
 
     def all_views(self) -> list[FeatureView]:
         """What the stage needs if no epoch is left out."""
@@ -191,25 +206,22 @@ class FeatureData:
             augmentation=augmentation,
             threads=experiment.input.threads,
         )
-        in_flight: collections.deque[tuple[Any, np.ndarray, int]] = collections.deque()
-        left = len(rows)
-        for batch in batches:
-            tag_ids = batch["tag_ids"].reshape(-1, batch["tag_ids"].shape[-1])
-            count = min(left, len(tag_ids))
-            left -= count
-            images = self._devices.shard({"images": batch["images"]})
-            in_flight.append((self._compute(params, images), tag_ids, count))
-            # One step late, so that the devices have work while a batch is written.
-            if len(in_flight) > 1:
-                yield _rows(*in_flight.popleft())
-        for one in in_flight:
-            yield _rows(*one)
+        compute, left = self._compute, len(rows)
 
-    def _feature_shape(self) -> tuple[int, ...]:
+        def launch(batch: input_pipeline.Batch) -> Callable[[], Any]:
+            return functools.partial(jax.device_get, compute(params, self._devices.shard({"images": batch["images"]})))
+
+        for batch, features in one_ahead(batches, launch):
+            tag_ids = batch["tag_ids"].reshape(-1, batch["tag_ids"].shape[-1])
+            count = min(left, len(tag_ids))  # the last batch is padded
+            left -= count
+            yield features.reshape(-1, *features.shape[2:])[:count], tag_ids[:count]
+
+    def _feature_shape(self, params: Params) -> tuple[int, ...]:
         size = self._experiment.model.input_size
         images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
         compute = functools.partial(frozen_features, self._model, freeze_layers=self.first_layer)
-        return jax.eval_shape(compute, self._params, images).shape[1:]
+        return jax.eval_shape(compute, params, images).shape[1:]
 
     def _view(self, split: str, number: int, weights: str, feature_shape: tuple[int, ...]) -> FeatureView:
         experiment, dataset = self._experiment, self._dataset
@@ -235,7 +247,7 @@ class FeatureData:
             records=len(dataset.split(split)),
         )
 
-    def _batches(self, view: FeatureView, shape: BatchShape, order: Any) -> Iterator[FeatureBatch]:
+    def _batches(self, view: FeatureView, shape: BatchShape, order: np.ndarray | range) -> Iterator[FeatureBatch]:
         row = view[0]
 
         def assemble(number: int) -> FeatureBatch:
@@ -264,15 +276,10 @@ def _features_step(
     return frozen_features(model, params, batch["images"], freeze_layers).astype(np.float32)
 
 
-def _rows(features: jax.Array, tag_ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    fetched = jax.device_get(features)
-    return fetched.reshape(-1, *fetched.shape[2:])[:count], tag_ids[:count]
-
-
 def cache_folder(experiment: Experiment) -> Path:
     """Where features are kept."""
     folder = experiment.cache.folder
-    return pretrained.cache_folder() / "features" if folder is None else Path(folder)
+    return machine.cache_folder() / "features" if folder is None else Path(folder)
 
 
 def is_cached(experiment: Experiment, stage: Stage) -> bool:
@@ -309,16 +316,22 @@ def train_shape(experiment: Experiment, dataset: Dataset, devices: Devices) -> B
     """The shape of a training batch.
 
     Raises:
-      UsageError: the batch does not divide among the devices.
+      UsageError: the batch does not divide among the devices and the accumulation steps.
     """
-    return _shape(experiment, dataset, devices, experiment.input.batch_size, "--input.batch-size")
+    parts = experiment.input.accumulation_steps
+    rows = devices.local_rows(experiment.input.batch_size, "--input.batch-size", parts=parts)
+    return BatchShape(len(devices), rows, experiment.model.input_size, dataset.max_tags)
 
 
 def eval_shape(experiment: Experiment, dataset: Dataset, devices: Devices) -> BatchShape:
-    """The shape of a validation batch; raises as `train_shape`."""
-    return _shape(experiment, dataset, devices, experiment.input.eval_batch_size, "--input.eval-batch-size")
+    """The shape of a validation batch.
 
-
-def _shape(experiment: Experiment, dataset: Dataset, devices: Devices, batch_size: int, flag: str) -> BatchShape:
-    rows = devices.local_rows(batch_size, flag)
+    Raises:
+      UsageError: the batch does not divide among the devices.
+    """
+    rows = devices.local_rows(experiment.input.eval_batch_size, "--input.eval-batch-size")
     return BatchShape(len(devices), rows, experiment.model.input_size, dataset.max_tags)
+
+
+def _shapes(row: jax.ShapeDtypeStruct, shape: BatchShape, first_layer: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return batch_shapes(row, devices=shape.devices, rows=shape.rows, max_tags=shape.max_tags, first_layer=first_layer)

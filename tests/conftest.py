@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from pathlib import Path
 
 # Before Keras is imported, which reads it once.
 os.environ["KERAS_BACKEND"] = "jax"
+# Many tests compile the same steps, in processes of their own as well. Before jax is imported, which reads it once.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="socialtag-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
@@ -20,10 +24,10 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Many tests compile the same steps.
-_COMPILED = tempfile.TemporaryDirectory(prefix="socialtag-compiled-")
-jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+def pytest_unconfigure() -> None:
+    """Leaves no compiled programs behind."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

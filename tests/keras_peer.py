@@ -25,7 +25,7 @@ from socialtag_jax.model import CONVOLUTIONS, HEAD_LAYERS
 from socialtag_jax.optimizer import make_optimizer
 from socialtag_jax.parallel import Devices
 from socialtag_jax.pretrained import LayerParams
-from socialtag_jax.steps import build_model, make_train_step, stage_start
+from socialtag_jax.steps import batch_shapes, build_model, make_train_step, stage_start
 
 keras: Any = importlib.import_module("keras")
 
@@ -135,7 +135,7 @@ def warp_difference(image: np.ndarray, affine: Affine) -> np.ndarray:
     with warnings.catch_warnings(action="ignore"):  # of Keras's use of SciPy
         expected = image_module.ImageDataGenerator().apply_transform(image.astype(np.float32), parameters)
     found = np.empty_like(image)
-    augment.warp(image, affine, found)
+    augment.warp(image, augment.matrix(affine, size), found)
     return np.abs(found - expected)
 
 
@@ -205,9 +205,13 @@ def adam_steps(start: LayerParams, images: np.ndarray, targets: np.ndarray, free
     stage = Stage(freeze_layers=freeze_layers)
     devices = Devices(jax.local_devices()[:1])
     optimizer = make_optimizer(experiment, stage, start, steps_per_epoch=steps)
-    step = devices.compile_train_step(make_train_step(experiment, stage, build_model(experiment, n_tags), optimizer))
     params = jax.tree.map(jnp.array, start)
     state = devices.replicate(stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32)))
+    step = devices.compile_train_step(
+        make_train_step(experiment, stage, build_model(experiment, n_tags), optimizer),
+        state,
+        batch_shapes(jax.ShapeDtypeStruct((size, size, 3), jnp.uint8), devices=1, rows=rows, max_tags=n_tags),
+    )
     inputs = preprocessed(images.reshape(-1, size, size, 3))
     first_keras_loss = float(model.test_on_batch(inputs[:rows], targets[0]))
     model.fit(inputs, targets.reshape(-1, n_tags), batch_size=rows, epochs=1, shuffle=False, verbose=0)

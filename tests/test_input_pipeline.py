@@ -7,11 +7,13 @@ import pytest
 
 from socialtag_jax import augment
 from socialtag_jax.config import Augmentation
+from socialtag_jax.counter_random import random_units
 from socialtag_jax.errors import UserError
 from socialtag_jax.input_pipeline import Batch, BatchShape, batch_count, eval_batches, train_batches
 from socialtag_jax.shards.dataset import Dataset, ParsedRecords, open_dataset
+from socialtag_jax.shards.example import Record, encode_example
 from socialtag_jax.shards.pixels import decode
-from socialtag_jax.shards.tfrecord import CorruptShardError
+from socialtag_jax.shards.tfrecord import CorruptShardError, RecordSource, index_path, write_shard
 from tests.photos import colour_rows, photo_folder, prepared
 
 SIZE = 32
@@ -98,6 +100,17 @@ def test_an_image_is_augmented_by_its_record_index(records: ParsedRecords):
     np.testing.assert_array_equal(small, large)
 
 
+def test_augmentation_of_a_record_ignores_all_other_records(records: ParsedRecords):
+    """Record 7 alone, transformed by hand from (seed, epoch, index), is the row with its pixels."""
+    chosen = Augmentation()
+    stream = int(np.random.SeedSequence((1, 3)).spawn(2)[1].generate_state(1, np.uint64)[0])
+    unit = random_units(stream, 7 * augment.DRAWS + np.arange(augment.DRAWS))
+    expected = np.empty((SIZE, SIZE, 3), np.uint8)
+    augment.warp(decode(records[7].image, SIZE), augment.matrix(augment.draw(chosen, unit), SIZE), expected)
+    images = rows_of(epoch(records, epoch=3, augmentation=chosen), "images")
+    assert (images == expected).all(axis=(1, 2, 3)).sum() == 1
+
+
 def test_starting_inside_an_epoch(records: ParsedRecords):
     whole, rest = epoch(records), epoch(records, start=2)
     assert len(rest) == len(whole) - 2
@@ -113,8 +126,6 @@ def test_limit_cuts_the_epoch(records: ParsedRecords):
 @pytest.mark.parametrize("offset", [3, 9, 30, -1])
 def test_a_damaged_record_stops_the_epoch(dataset: Dataset, tmp_path: Path, offset: int):
     """One flipped byte in each of the four fields of a record: length, its checksum, data, its checksum."""
-    from socialtag_jax.shards.tfrecord import RecordSource, index_path
-
     shard = dataset.splits["train"].shards[0]
     copy = tmp_path / shard.name
     data = bytearray(shard.read_bytes())
@@ -125,6 +136,20 @@ def test_a_damaged_record_stops_the_epoch(dataset: Dataset, tmp_path: Path, offs
     records = ParsedRecords(RecordSource([copy]), len(dataset.vocabulary))
     with pytest.raises(CorruptShardError, match=r"record 0 at offset 0: the checksum of the record's"):
         epoch(records)
+
+
+def test_a_record_that_is_no_example_is_named(tmp_path: Path):
+    shard = tmp_path / "shard"
+    write_shard(shard, iter([b"\xff\xff\xff"]))
+    with pytest.raises(UserError, match=r"shard: record 0 at offset 0: not a tf\.train\.Example"):
+        list(eval_batches(ParsedRecords(RecordSource([shard]), 1), shape()))
+
+
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path):
+    shard = tmp_path / "shard"
+    write_shard(shard, iter([encode_example(Record(b"no JPEG", "a/b.jpg", ()))]))
+    with pytest.raises(UserError, match=r"record 0 at offset 0 \(a/b\.jpg\): the stored image does not decode"):
+        list(eval_batches(ParsedRecords(RecordSource([shard]), 1), shape()))
 
 
 def test_more_tags_than_room_is_an_error(records: ParsedRecords):

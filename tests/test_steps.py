@@ -13,7 +13,7 @@ import pytest
 
 from socialtag_jax.config import Experiment, Loss, Model, Optimizer, Schedule, Stage, Suggestion
 from socialtag_jax.losses import image_losses, multi_hot
-from socialtag_jax.model import HEAD_LAYERS, TagPredictor, dropout, init_params, tag_logits, trainable_layers
+from socialtag_jax.model import HEAD_LAYERS, TagPredictor, init_params, tag_logits, trainable_layers
 from socialtag_jax.optimizer import count, make_optimizer
 from socialtag_jax.parallel import Devices
 from socialtag_jax.steps import TrainState, eval_step, make_train_step, stage_start
@@ -38,27 +38,15 @@ def make_batch(devices: int, seed: int = 0) -> dict[str, np.ndarray]:
 class ShortModel(TagPredictor):
     """Four of the convolutions, one frozen even at 16 layers, for tests that compile many steps."""
 
-    @nn.compact
-    def __call__(
-        self,
-        inputs: jax.Array,
-        *,
-        first_layer: int = 0,
-        freeze_layers: int = 0,
-        dropout_keys: jax.Array | None = None,
-        features_only: bool = False,
-    ) -> jax.Array:
-        assert not first_layer
+    def _convolutions(self, x: jax.Array, first_layer: int, freeze_layers: int, features_only: bool) -> jax.Array:
+        assert first_layer == 0
         assert not features_only
-        x = inputs.astype(jnp.float32) / 255
+        x = x / 128
         for name in ("block1_conv1", "block5_conv1", "block5_conv2", "block5_conv3"):
             x = nn.relu(nn.Conv(8, (3, 3), strides=(2, 2), name=name)(x))
             if name not in trainable_layers(freeze_layers):
                 x = jax.lax.stop_gradient(x)
-        x = nn.relu(nn.Dense(self.hidden_units, name=HEAD_LAYERS[0])(jnp.mean(x, axis=(1, 2))))
-        if dropout_keys is not None and self.dropout_rate > 0:
-            x = dropout(x, dropout_keys, self.dropout_rate)
-        return nn.Dense(self.n_tags, name=HEAD_LAYERS[1])(x)
+        return jnp.mean(x, axis=(1, 2))
 
 
 @functools.cache
@@ -96,9 +84,9 @@ class Setup:
             self.traces += 1
             return step(state, batch)
 
-        self.step = self.devices.compile_train_step(counted)
         start = stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32))
         self.state = self.devices.replicate(start)
+        self.step = self.devices.compile_train_step(counted, self.state, make_batch(n))
 
     def run(self, steps: int) -> list[float]:
         losses = []
@@ -184,7 +172,9 @@ def test_donated_state_is_gone():
 def test_eval_step_rows_are_in_order():
     setup = Setup(4, 19)
     step = setup.devices.compile_eval_step(
-        functools.partial(eval_step, model=setup.model, positive_weight=10.0, suggestion=Suggestion())
+        functools.partial(eval_step, model=setup.model, positive_weight=10.0, suggestion=Suggestion()),
+        setup.params,
+        make_batch(4),
     )
     outputs = step(setup.state.params, setup.devices.shard(make_batch(4)))
     assert outputs["loss"].shape == outputs["f1"].shape == (4, 2)

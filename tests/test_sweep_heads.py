@@ -57,7 +57,6 @@ def one_by_one(experiment: Experiment, features: Features) -> list[EpochScores]:
     batch_size = experiment.input.batch_size
     steps = -(-RECORDS // batch_size)
     optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=steps)
-    train = devices.compile_train_step(make_train_step(experiment, stage, model, optimizer, first_layer=19))
     state = devices.replicate(stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32)))
 
     def batch(view: np.ndarray, tag_ids: np.ndarray, rows: list[int], size: int) -> Any:
@@ -79,6 +78,8 @@ def one_by_one(experiment: Experiment, features: Features) -> list[EpochScores]:
             first_layer=19,
         )
     )
+    step = make_train_step(experiment, stage, model, optimizer, first_layer=19)
+    train = devices.compile_train_step(step, state, batch(features.train[0], features.train_tags, [], batch_size))
     curve = []
     for epoch in range(stage.epochs):
         order = [int(row) for row in train_order(RECORDS, experiment.seed, epoch)]

@@ -192,7 +192,7 @@ def train(name: str, folder: str, steps: str, stage_number: str) -> dict[str, An
     from socialtag_jax.optimizer import make_optimizer
     from socialtag_jax.parallel import Devices
     from socialtag_jax.shards.dataset import open_dataset
-    from socialtag_jax.steps import build_model, make_train_step, stage_start
+    from socialtag_jax.steps import batch_shapes, build_model, make_train_step, stage_start
 
     devices = Devices()
     experiment = config.resolve(load_experiment(EXPERIMENTS / f"{name}.py"), devices.platform)
@@ -203,8 +203,10 @@ def train(name: str, folder: str, steps: str, stage_number: str) -> dict[str, An
     model = build_model(experiment, len(dataset.vocabulary))
     params = init_params(model, jax.random.key(experiment.seed), size)
     optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=int(steps))
-    step = devices.compile_train_step(make_train_step(experiment, stage, model, optimizer))
     state = devices.replicate(stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32)))
+    image = jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)
+    shapes = batch_shapes(image, devices=len(devices), rows=shape.rows, max_tags=shape.max_tags)
+    step = devices.compile_train_step(make_train_step(experiment, stage, model, optimizer), state, shapes)
     del params
     batches = train_batches(
         dataset.records("train"), shape, seed=experiment.seed, epoch=0, augmentation=experiment.augmentation

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialtag_jax import export_keras, pretrained
-from socialtag_jax.augment import draw
+from socialtag_jax.augment import DRAWS, draw
 from socialtag_jax.config import Augmentation
 from socialtag_jax.errors import UserError
 from socialtag_jax.losses import weighted_cross_entropy
@@ -105,7 +105,7 @@ def warps(archive: Path) -> Iterator[Row]:
     photos = keras_peer.corel_photos(archive, WARPED_PHOTOS, SIZE)
     differences = np.stack(
         [
-            keras_peer.warp_difference(photo, draw(Augmentation(), np.random.default_rng((number, turn))))
+            keras_peer.warp_difference(photo, draw(Augmentation(), np.random.default_rng((number, turn)).random(DRAWS)))
             for number, photo in enumerate(photos)
             for turn in range(WARPS)
         ]

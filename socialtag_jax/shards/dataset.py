@@ -123,7 +123,11 @@ class ParsedRecords:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        return parse_example(self._source[index], self._source.where(index), n_tags=self._n_tags)
+        data = self._source[index]
+        try:
+            return parse_example(data, n_tags=self._n_tags)
+        except UserError as error:
+            raise UserError(error.what, where=self.where(index), hint=error.hint) from error
 
     def where(self, index: int) -> str:
         """The file, record and offset, for messages."""

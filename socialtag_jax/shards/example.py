@@ -12,6 +12,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 from socialtag_jax.errors import UserError
 
+_HINT = "features.json must list image (Image), image_id (Text) and tags (Sequence of ClassLabel)"
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -73,34 +75,32 @@ def encode_example(record: Record) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def parse_example(data: bytes, where: str, *, n_tags: int) -> Record:
+def parse_example(data: bytes, *, n_tags: int) -> Record:
     """Parses a record written by `encode_example`, or by TFDS with the same features.
 
     Args:
       data: the serialised example.
-      where: the file, record and offset, for messages.
       n_tags: the size of the vocabulary that the tags point into.
 
     Raises:
-      UserError: the data is not an example with these features, or a tag lies outside the vocabulary.
+      UserError: the data is not an example with these features, or a tag lies outside the vocabulary. It does not say
+        where: putting that into words takes longer than parsing.
     """
-    hint = "features.json must list image (Image), image_id (Text) and tags (Sequence of ClassLabel)"
     try:
         feature = _example_class().FromString(data).features.feature
     except (message.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"not a tf.train.Example ({error})", where=where, hint=hint) from error
-    values: dict[str, bytes] = {}
-    for key in ("image", "image_id"):
-        value = feature[key].bytes_list.value if key in feature else ()
-        if len(value) != 1:
-            raise UserError(f"feature {key!r} has {len(value)} byte values, expected 1", where=where, hint=hint)
-        values[key] = value[0]
-    if "tags" in feature and feature["tags"].WhichOneof("kind") not in ("int64_list", None):
-        raise UserError("feature 'tags' does not hold int64 values", where=where, hint=hint)
-    tags = tuple(sorted(set(feature["tags"].int64_list.value))) if "tags" in feature else ()
+        raise UserError(f"not a tf.train.Example ({error})", hint=_HINT) from error
+    # Looking a missing feature up adds an empty one.
+    images, ids, tag_feature = feature["image"].bytes_list.value, feature["image_id"].bytes_list.value, feature["tags"]
+    if len(images) != 1 or len(ids) != 1:
+        key, values = ("image_id", ids) if len(images) == 1 else ("image", images)
+        raise UserError(f"feature {key!r} has {len(values)} byte values, expected 1", hint=_HINT)
+    if tag_feature.WhichOneof("kind") not in ("int64_list", None):
+        raise UserError("feature 'tags' does not hold int64 values", hint=_HINT)
+    tags = tuple(sorted(set(tag_feature.int64_list.value)))
     if tags and not 0 <= tags[0] <= tags[-1] < n_tags:
-        raise UserError(f"tag indices {tags} reach outside the vocabulary of {n_tags} tags", where=where, hint=hint)
+        raise UserError(f"tag indices {tags} reach outside the vocabulary of {n_tags} tags", hint=_HINT)
     try:
-        return Record(values["image"], values["image_id"].decode(), tags)
+        return Record(images[0], ids[0].decode(), tags)
     except UnicodeDecodeError as error:
-        raise UserError(f"feature 'image_id' is not UTF-8 ({error})", where=where, hint=hint) from error
+        raise UserError(f"feature 'image_id' is not UTF-8 ({error})", hint=_HINT) from error

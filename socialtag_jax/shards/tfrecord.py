@@ -253,10 +253,13 @@ class RecordSource:
         return data
 
     def _descriptor(self, shard: int) -> int:
-        with self._lock:
-            if shard not in self._descriptors:
-                self._descriptors[shard] = os.open(self.shards[shard], os.O_RDONLY)
-            return self._descriptors[shard]
+        descriptor = self._descriptors.get(shard)
+        if descriptor is None:
+            with self._lock:
+                descriptor = self._descriptors.get(shard)
+                if descriptor is None:
+                    descriptor = self._descriptors[shard] = os.open(self.shards[shard], os.O_RDONLY)
+        return descriptor
 
     def close(self) -> None:
         """Closes the files; reading again opens them anew."""

@@ -1,0 +1,232 @@
+"""How long does a whole transfer-learning job take, beside Keras on TensorFlow and torchvision in float32?
+
+The job: Corel5K (4,500 photos, a tenth of them for validation), VGG16 at 224 px, only the head trains, 10 epochs with a
+validation after each, float32, Adam 1e-3, batches of 32. Ours caches what the frozen layers make of the photos: once
+without augmentation (`cache.views` 1), or of four augmented views a photo. The peers, as they are used, put every photo
+through VGG16 in every epoch.
+
+On two cores the peers' jobs take hours. So a whole job is run on 64 and 32 of the photos, by all from the same weights,
+which compares the validation losses and gives the rates; and the full job is computed:
+
+* a peer's: its start, and 10 epochs at its images a second, of training and of validation;
+* ours: features at our images a second, of all photos and views, and, measured whole, a run on the full data set whose
+  features lie ready. Its photos are of 32 px, so that its features are quickly made: what is trained from them does not
+  depend on it, as features are 512 numbers at any size.
+
+The peers' epochs take turns; our runs are between them, as `socialtag train` in processes of their own.
+
+Command:  python -m experiments.benchmarks.transfer_job [--corel5k data/corel5k.zip]     (10 minutes on 2 cores)
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks import corel5k_data, harness
+from experiments.benchmarks.corel5k_data import TAGS, Photos
+from experiments.benchmarks.harness import Answer, Context, Peer, Row
+from socialtag_jax import files
+from socialtag_jax.errors import UserError
+from socialtag_jax.machine import usable_cores
+
+SIZE, BATCH, EPOCHS, LEARNING_RATE = 224, 32, 10, 1e-3
+FULL = {"train": 4050, "validation": 450}
+PART = {"train": 64, "validation": 32}
+SEEDS = 4
+GOALS = {1: 5.0, 4: 2.0}
+EXPERIMENT = f"""from socialtag_jax.config import Experiment, Optimizer, Stage
+
+experiment = Experiment(
+    name="transfer_job", optimizer=Optimizer(learning_rate={LEARNING_RATE}), stages=(Stage(epochs={EPOCHS}),)
+)
+"""
+
+
+class OurJob:
+    """`socialtag train` on the photos, each run in a run folder of its own.
+
+    Args:
+      context: of the question.
+      weights: that it starts from.
+    """
+
+    def __init__(self, context: Context, weights: Path) -> None:
+        self._weights, self._folder = weights, context.scratch / "transfer_job"
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        self._experiment = self._folder / "transfer_job.py"
+        files.write_text(self._experiment, EXPERIMENT)
+        self._runs = 0
+
+    def run(self, photos: Photos, *, views: int, seed: int = 0, size: int = SIZE) -> dict[str, Any]:
+        """One run, of whose features a former one with the same views may have left some.
+
+        Returns:
+          "seconds" of the whole process, and the "validation_loss" after the last epoch.
+        """
+        self._runs += 1
+        run = self._folder / f"run{self._runs}"
+        command = [sys.executable, "-m", "socialtag_jax.cli", "train", str(self._experiment)]
+        command += ["--dataset", str(photos.dataset.folder), "--workdir", str(run), "--weights", str(self._weights)]
+        command += ["--cache.views", str(views), "--cache.folder", str(self._folder / "features")]
+        command += ["--seed", str(seed), "--model.input-size", str(size)]
+        if views == 1:
+            command += ["--augmentation.no-enabled"]
+        start = time.perf_counter()
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        seconds = time.perf_counter() - start
+        if result.returncode != 0:
+            raise UserError(f"it failed: {result.stdout[-2000:]}", where="socialtag train")
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        loss = [line["loss"] for line in lines if line["kind"] == "validation"][-1]
+        print(f"ours, {views} views, {size} px, seed {seed}: {seconds:.1f} s, loss {loss:.4f}", file=sys.stderr)
+        return {"views": views, "seed": seed, "size": size, "seconds": seconds, "validation_loss": loss}
+
+
+class PeerJob:
+    """A peer's epochs, and what the full job would take."""
+
+    def __init__(self, peer: Peer, start_seconds: float) -> None:
+        self.peer, self.start_seconds = peer, start_seconds
+        self.epochs: list[Mapping[str, float]] = []
+
+    def epoch(self) -> None:
+        """Trains and validates once."""
+        self.epochs.append(self.peer.measure())
+
+    @property
+    def full_seconds(self) -> float:
+        """Computed: start, compilation and `EPOCHS` epochs of the full data set at the later epochs' median rates."""
+        train, validation = (
+            statistics.median(epoch[f"{split}_seconds"] for epoch in self.epochs[1:]) for split in PART
+        )
+        first = self.epochs[0]["train_seconds"] + self.epochs[0]["validation_seconds"] - train - validation
+        epoch = train * FULL["train"] / PART["train"] + validation * FULL["validation"] / PART["validation"]
+        return self.start_seconds + max(0.0, first) + EPOCHS * epoch
+
+    @property
+    def part_seconds(self) -> float:
+        """Measured: the job on the part."""
+        return self.start_seconds + sum(one["train_seconds"] + one["validation_seconds"] for one in self.epochs)
+
+    @property
+    def final_loss(self) -> float:
+        """On the part's validation split."""
+        return self.epochs[-1]["validation_loss"]
+
+
+def run(context: Context) -> Answer:
+    weights = corel5k_data.initial_weights(context)
+    part = corel5k_data.photos(context, "corel5k_part", PART)
+    full = corel5k_data.photos(context, "corel5k_full", FULL)
+    job = OurJob(context, weights)
+    settings = {
+        "folder": str(part.folder),
+        "size": SIZE,
+        "batch": BATCH,
+        "tags": TAGS,
+        "weights": str(weights),
+        "workers": usable_cores(),
+        "learning_rate": LEARNING_RATE,
+        "dtype": "float32",
+    }
+    tensorflow = {"KERAS_BACKEND": "tensorflow"}
+    start = time.perf_counter()
+    with Peer("tensorflow", "keras_job", settings, log=context.log("job-keras"), variables=tensorflow) as keras_peer:
+        keras = PeerJob(keras_peer, time.perf_counter() - start)
+        start = time.perf_counter()
+        with Peer("torch", "torch_job", settings, log=context.log("job-torch")) as torch_peer:
+            torch = PeerJob(torch_peer, time.perf_counter() - start)
+            peers = {"Keras on TensorFlow": keras, "torchvision, eager float32": torch}
+            cached, views = our_runs(job, part, full, peers)
+    versions = {"tensorflow": keras_peer.versions, "torch": torch_peer.versions}
+    return report(peers, cached, views, versions)
+
+
+def our_runs(
+    job: OurJob, part: Photos, full: Photos, peers: Mapping[str, PeerJob]
+) -> tuple[list[dict[str, Any]], dict[int, dict[str, float]]]:
+    """The peers' epochs with our runs between them: our runs of one view on the part, and seconds by views."""
+
+    def epochs(count: int) -> None:
+        for _ in range(count):
+            for peer in peers.values():
+                peer.epoch()
+            said = ", ".join(f"{name} {peer.epochs[-1]['validation_loss']:.4f}" for name, peer in peers.items())
+            print(f"epoch {len(next(iter(peers.values())).epochs)}: validation loss {said}", file=sys.stderr)
+
+    epochs(EPOCHS // 2)
+    cached = [job.run(part, views=1, seed=seed) for seed in range(SEEDS)]
+    epochs(EPOCHS - EPOCHS // 2)
+    augmented = [job.run(part, views=4) for _ in range(2)]
+    # The first run computes the features, the second finds them.
+    job.run(full, views=1, size=32)
+    cached_run = job.run(full, views=1, size=32)["seconds"]
+    found = {}
+    for views, runs in {1: cached, 4: augmented}.items():
+        with_features, without = runs[0]["seconds"], statistics.median(one["seconds"] for one in runs[1:])
+        images = views * PART["train"] + PART["validation"]
+        rate = images / (with_features - without)
+        found[views] = {
+            "part_seconds": with_features,
+            "feature_images_per_second": rate,
+            "full_cached_run_seconds": cached_run,
+            "full_seconds": (views * FULL["train"] + FULL["validation"]) / rate + cached_run,
+        }
+    return cached, found
+
+
+def report(
+    peers: Mapping[str, PeerJob],
+    cached: Sequence[Mapping[str, Any]],
+    views: Mapping[int, Mapping[str, float]],
+    versions: Mapping[str, Mapping[str, str]],
+) -> Answer:
+    rows = []
+    for count, found in views.items():
+        how = "1 view a photo, no augmentation" if count == 1 else f"{count} augmented views a photo"
+        question = f"transfer learning, Corel5K, {EPOCHS} epochs, {SIZE} px, {how}"
+        for name, peer in peers.items():
+            times = (found["full_seconds"], name, peer.full_seconds)
+            rows.append(Row(question, *times, "s", GOALS[count], less_is_better=True, note="computed from rates"))
+            question = "the same"
+    question = f"a whole such job on {PART['train']} + {PART['validation']} photos, 1 view"
+    for name, peer in peers.items():
+        rows.append(
+            Row(question, views[1]["part_seconds"], name, peer.part_seconds, "s", less_is_better=True, note="measured")
+        )
+        question = "the same"
+    losses = [one["validation_loss"] for one in cached]
+    mean, noise = statistics.mean(losses), 3 * statistics.stdev(losses)
+    for name, peer in peers.items():
+        note = f"ours {mean:.4f}, theirs {peer.final_loss:.4f}"
+        question = f"its validation loss, from that of {name}"
+        limit = f"3 standard deviations of {SEEDS} seeds"
+        away = abs(mean - peer.final_loss)
+        rows.append(Row(question, away, limit, noise, "away", 1.0, less_is_better=True, note=note))
+    details = {
+        "full": FULL,
+        "part": PART,
+        "ours_on_the_part": cached,
+        "ours_by_views": views,
+        "peers": {
+            name: {
+                "start_seconds": peer.start_seconds,
+                "epochs": peer.epochs,
+                "part_seconds": peer.part_seconds,
+                "full_seconds": peer.full_seconds,
+            }
+            for name, peer in peers.items()
+        },
+    }
+    return Answer(rows, details, versions)
+
+
+if __name__ == "__main__":
+    harness.main(run)
