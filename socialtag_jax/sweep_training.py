@@ -198,8 +198,7 @@ class Sweep:
 
     def _shuffled(self, seed: int, epoch: int, steps: int, batch: int) -> np.ndarray:
         records = len(self._features.train_tags)
-        # As one batch: grain takes its time over single elements.
-        shuffled = np.asarray(train_order(records, seed, epoch).batch(records)[0], np.int32)
+        shuffled = train_order(records, seed, epoch)
         order = np.full(steps * batch, -1, np.int32)
         order[: min(records, len(order))] = shuffled[: len(order)]
         return order.reshape(steps, batch)
