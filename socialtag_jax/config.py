@@ -9,6 +9,11 @@ from socialtag_jax.errors import UsageError
 VGG16_LAYER_COUNT = 19
 
 
+def is_zero(value: Any) -> bool:
+    """Whether a setting is the number 0; not of one that a sweep traces, as it may become any number."""
+    return isinstance(value, int | float) and value == 0
+
+
 def _require(condition: bool, where: str, found: object, expected: str) -> None:
     if not condition:
         raise UsageError(f"{found!r}: expected {expected}", where=where)

@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from socialtag_jax.config import is_zero
+
 Params = dict[str, dict[str, jax.Array]]
 """Layer name -> {"kernel", "bias"}, float32."""
 
@@ -117,10 +119,10 @@ class TagPredictor(nn.Module):
             x = x.astype(jnp.float32)
         if features_only:
             return x
-        x = nn.relu(nn.Dense(self.hidden_units, name=HEAD_LAYERS[0])(x))
-        if dropout_keys is not None and self.dropout_rate > 0:
+        x = nn.relu(nn.Dense(self.hidden_units, dot_general=_product, name=HEAD_LAYERS[0])(x))
+        if dropout_keys is not None and not is_zero(self.dropout_rate):
             x = dropout(x, dropout_keys, self.dropout_rate)
-        return nn.Dense(self.n_tags, name=HEAD_LAYERS[1])(x)
+        return nn.Dense(self.n_tags, dot_general=_product, name=HEAD_LAYERS[1])(x)
 
     def _convolutions(self, x: jax.Array, first_layer: int, freeze_layers: int, features_only: bool) -> jax.Array:
         for index, layer in enumerate(VGG16_LAYERS[first_layer:], start=first_layer):
@@ -133,6 +135,32 @@ class TagPredictor(nn.Module):
             if index == freeze_layers - 1:
                 x = jax.lax.stop_gradient(x)
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+@jax.custom_vjp
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel
+
+
+def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = inputs
+    return gradient @ kernel.T, x.T @ gradient
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """`jax.lax.dot_general` of float32 [batch, in] and [in, out], as `nn.Dense` calls it.
+
+    JAX's own backward pass computes the kernel's gradient transposed. On CPU, XLA turns it around once for every use
+    that the optimizer makes of it, which takes longer than all else that a head's step does.
+    """
+    return _matmul(x, kernel)
 
 
 def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
