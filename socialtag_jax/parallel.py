@@ -178,7 +178,8 @@ class Devices:
 
 def sum_over_devices(tree: Tree) -> Tree:
     """Inside a compiled step: sums over all devices, equal on each."""
-    return jax.lax.psum(tree, AXIS)
+    # One device has nothing to add, but XLA would copy every gradient all the same.
+    return tree if jax.lax.axis_size(AXIS) == 1 else jax.lax.psum(tree, AXIS)
 
 
 def device_index() -> jax.Array:
