@@ -42,16 +42,16 @@ class GuardedTrainer(Trainer):
 
     compiled_in_epochs = 0
 
-    def _train_epoch(self, *arguments: Any) -> Any:
-        return self._guarded(super()._train_epoch, *arguments)
+    def _train_epoch(self, steps: Any, data: Any, state: Any, position: Any, run_log: Any) -> Any:
+        return self._guarded(super()._train_epoch, steps, data, state, position, run_log)
 
-    def _validate(self, *arguments: Any) -> Any:
-        return self._guarded(super()._validate, *arguments)
+    def _validate(self, evaluate: Any, data: Any, params: Any) -> Any:
+        return self._guarded(super()._validate, evaluate, data, params)
 
     def _guarded(self, run: Callable[..., Any], *arguments: Any) -> Any:
         compiled = Counter[str]()
 
-        def count(event: str, duration: float, **_: Any) -> None:
+        def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
             compiled[event] += 1
 
         jax.monitoring.register_event_duration_secs_listener(count)
