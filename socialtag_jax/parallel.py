@@ -210,7 +210,7 @@ def on_one_device(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any,
 
 def sum_over_devices(tree: Tree) -> Tree:
     """Inside a compiled step: sums over all devices, equal on each."""
-    # XLA does not drop the reduction on one device: it would copy every gradient.
+    # One device has nothing to add, but XLA would copy every gradient all the same.
     return tree if jax.lax.axis_size(AXIS) == 1 else jax.lax.psum(tree, AXIS)
 
 

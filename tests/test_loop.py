@@ -42,11 +42,11 @@ class GuardedTrainer(Trainer):
 
     compiled_in_epochs = 0
 
-    def _train_epoch(self, *arguments: Any, **_: Any) -> Any:
-        return self._guarded(super()._train_epoch, *arguments)
+    def _train_epoch(self, steps: Any, data: Any, state: Any, position: Any, run_log: Any) -> Any:
+        return self._guarded(super()._train_epoch, steps, data, state, position, run_log)
 
-    def _validate(self, *arguments: Any, **_: Any) -> Any:
-        return self._guarded(super()._validate, *arguments)
+    def _validate(self, evaluate: Any, data: Any, params: Any) -> Any:
+        return self._guarded(super()._validate, evaluate, data, params)
 
     def _guarded(self, run: Callable[..., Any], *arguments: Any) -> Any:
         compiled = Counter[str]()
