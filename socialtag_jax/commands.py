@@ -183,6 +183,7 @@ def sweep(options: argparse.Namespace) -> int:
     experiment = experiment_files.override(experiment, options.overrides, prog=f"socialtag sweep {options.experiment}")
     space = search_space.parse_space(options.search)
     search_space.check(experiment, space)
+    from socialtag_jax import compilation_cache
     from socialtag_jax.parallel import Devices
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.sweep import SweepOptions, require_trained, run_sweep
@@ -197,6 +198,7 @@ def sweep(options: argparse.Namespace) -> int:
         heads_at_once=options.heads_at_once,
         plot=options.plot,
     )
+    compilation_cache.enable(log)
     dataset = open_dataset(options.dataset)
     result = run_sweep(
         experiment, dataset, sweep_options, options.output, devices=Devices(), log=log, stream=sys.stderr

@@ -1,8 +1,8 @@
 """Compiled programs, kept on disk: what one process has compiled, the next one loads.
 
 Importing this package turns nothing on, and neither does `Tagger.load`: jax's cache belongs to the whole process, so
-that whoever runs the process decides. `socialtag train`, `evaluate`, `export` and `predict` call `enable`; another
-program can, too, before it computes anything.
+that whoever runs the process decides. `socialtag train`, `sweep`, `evaluate`, `export` and `predict` call `enable`;
+another program can, too, before it computes anything.
 
 Programs are found by their code, their compile options, jaxlib's version and the device; on a CPU the device includes
 its instruction set, so that machines may share a home folder. Parameters are arguments of all our programs, not parts
