@@ -13,6 +13,7 @@ from socialtag_jax.optimizer import ParamsLike, count
 from socialtag_jax.parallel import Devices
 from socialtag_jax.position import Position
 from socialtag_jax.progress import format_duration
+from socialtag_jax.roofline import Roof
 from socialtag_jax.shards.dataset import Dataset
 
 
@@ -117,9 +118,9 @@ def _epochs_left(stages: Sequence[Stage], position: Position) -> list[tuple[int,
     return [(position.stage, first), *((i, stages[i].epochs) for i in range(position.stage + 1, len(stages)))]
 
 
-def announce_time(operations: float, model: TagPredictor, devices: Devices, log: Callable[[str], None]) -> None:
-    """Logs how long that many operations take, at the rate of a matrix product on these devices."""
-    rate = flops.measured_matmul_flops(devices.devices[0], model.compute_dtype)
-    # Simulated CPU devices share the same cores.
-    rate *= 1 if devices.platform == "cpu" else len(devices)
-    log(f"estimated time: {format_duration(operations / rate)} and compilation, at {rate / 1e12:.2f} TFLOP/s")
+def announce_time(operations: float, roof: Roof, log: Callable[[str], None]) -> None:
+    """Logs how long that many operations take at the devices' peak."""
+    log(
+        f"estimated time: {format_duration(operations / roof.flops)} and compilation, at the devices' peak of "
+        f"{roof.flops / 1e12:.2f} TFLOP/s ({roof.source})"
+    )

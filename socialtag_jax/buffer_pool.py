@@ -1,7 +1,7 @@
 """Memory of batches, used again as soon as nobody looks at it any more.
 
-Freed and allocated anew, megabytes go back to the system and come as new pages, each of which the system clears: that
-took as long as 2 % of decoding, and threads wait for each other in it.
+Freed and allocated anew, megabytes go back to the system and come as new pages, each of which it clears: 1 % of the
+time that decoding takes, and threads wait for each other in it.
 """
 
 import collections

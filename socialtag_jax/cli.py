@@ -49,7 +49,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments):
         return commands.train_help(train, arguments[1:])
     options, rest = parser.parse_known_args(arguments)
-    if options.command == "train":
+    if options.command in ("train", "sweep"):
         options.overrides = rest
     elif rest:
         parser.error(f"unknown arguments: {' '.join(rest)} (see: socialtag {options.command} --help)")
@@ -155,6 +155,17 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         help="train nothing, but time each stage's step on one batch that stays on the devices",
     )
 
+    _add_sweep(
+        add(
+            "sweep",
+            commands.sweep,
+            "Train many tag heads at once over cached features, and find the best on the validation split.",
+            epilog="Any field of the experiment can be set as in `socialtag train`, for example --stages.0.epochs 20. "
+            "The output folder gets sweep.json (all heads, with their curves), best.py (the winner, an experiment "
+            "file for `socialtag train`) and sweep.png.",
+        )
+    )
+
     evaluate = add("evaluate", commands.evaluate, "Score a run or a bundle on a split, beside the popularity baseline.")
     evaluate.add_argument("model", type=Path, metavar="RUN_OR_BUNDLE", help="a run folder or an exported bundle")
     evaluate.add_argument("--dataset", type=Path, required=True, help="a data set's folder")
@@ -236,6 +247,41 @@ def _add_pruning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--balancing", nargs="+", default=[], metavar="RULE", help=balancing)
 
 
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument(
+        "experiment", type=Path, metavar="EXPERIMENT", help="an experiment file with one stage, of transfer learning"
+    )
+    sweep.add_argument("--dataset", type=Path, required=True, help="a data set's folder")
+    sweep.add_argument("--output", type=Path, required=True, help="the folder to write to; must hold no sweep")
+    sweep.add_argument(
+        "--search",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUES",
+        help="a field of the experiment and what it may be: values (loss.positive-weight=1,3,10), a range "
+        "(model.dropout-rate=0.2:0.6), a range that is uniform in its logarithm "
+        "(optimizer.learning-rate=log:1e-4:1e-2), or so many values of a range (log:1e-4:1e-2:5); once for each field",
+    )
+    sweep.add_argument(
+        "--strategy",
+        choices=("grid", "random", "halving"),
+        default="grid",
+        help="grid (default): all combinations; random: as many as --trials; halving: as many, of which only the best "
+        "share trains on after 1/eta^n of the epochs",
+    )
+    sweep.add_argument("--trials", type=_positive, metavar="N", help="random and halving: how many heads")
+    sweep.add_argument(
+        "--eta", type=_at_least_two, default=3, help="halving: one in so many heads goes on, so many times as long (3)"
+    )
+    sweep.add_argument("--draw-seed", type=_not_negative, default=0, help="of the random choice (default 0)")
+    sweep.add_argument(
+        "--heads-at-once", type=_positive, metavar="N", help="on each device; changes speed and memory alone"
+    )
+    sweep.add_argument("--no-plot", dest="plot", action="store_false", help="draw no sweep.png")
+    sweep.add_argument("--top", type=_positive, default=20, metavar="N", help="rows of the table (default 20)")
+    _add_json(sweep)
+
+
 def _add_json(parser: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
@@ -249,6 +295,12 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _at_least_two(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 2")
     return int(text)
 
 

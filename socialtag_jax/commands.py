@@ -175,6 +175,39 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
+def sweep(options: argparse.Namespace) -> int:
+    """Many heads of an experiment -> the best one."""
+    from socialtag_jax import experiment_files, search_space
+
+    experiment = experiment_files.load_experiment(options.experiment)
+    experiment = experiment_files.override(experiment, options.overrides, prog=f"socialtag sweep {options.experiment}")
+    space = search_space.parse_space(options.search)
+    search_space.check(experiment, space)
+    from socialtag_jax.parallel import Devices
+    from socialtag_jax.shards.dataset import open_dataset
+    from socialtag_jax.sweep import SweepOptions, require_trained, run_sweep
+    from socialtag_jax.sweep_report import as_json, table
+
+    sweep_options = SweepOptions(
+        space=space,
+        strategy=options.strategy,
+        trials=options.trials,
+        eta=options.eta,
+        draw_seed=options.draw_seed,
+        heads_at_once=options.heads_at_once,
+        plot=options.plot,
+    )
+    dataset = open_dataset(options.dataset)
+    result = run_sweep(
+        experiment, dataset, sweep_options, options.output, devices=Devices(), log=log, stream=sys.stderr
+    )
+    print(json.dumps(as_json(result), ensure_ascii=False) if options.json else table(result, options.top))
+    if result.interrupted:
+        return 130
+    require_trained(result)
+    return 0
+
+
 def evaluate(options: argparse.Namespace) -> int:
     """Scores a run or a bundle."""
     from socialtag_jax import compilation_cache

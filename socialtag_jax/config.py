@@ -9,6 +9,11 @@ from socialtag_jax.errors import UsageError
 VGG16_LAYER_COUNT = 19
 
 
+def is_zero(value: Any) -> bool:
+    """Whether a setting is the number 0; not of one that a sweep traces, as it may become any number."""
+    return isinstance(value, int | float) and value == 0
+
+
 def _require(condition: bool, where: str, found: object, expected: str) -> None:
     if not condition:
         raise UsageError(f"{found!r}: expected {expected}", where=where)
@@ -33,9 +38,6 @@ class Model:
     """Share of hidden activations dropped in training, 0 to below 1."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the convolutions; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters, head and loss are float32."""
-    rematerialize: bool = False
-    """Computes a trainable block's activations a second time in the backward pass, in place of keeping them: less
-    memory, about a third more time."""
 
     def __post_init__(self) -> None:
         _require(self.input_size >= 32, "model.input_size", self.input_size, "at least 32 pixels")
@@ -308,6 +310,11 @@ def resolve(experiment: Experiment, platform: str) -> Experiment:
         return experiment
     dtype: Literal["float32", "bfloat16"] = "float32" if platform == "cpu" else "bfloat16"
     return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, compute_dtype=dtype))
+
+
+def unaccumulated(experiment: Experiment) -> Experiment:
+    """The same experiment with every batch taken whole."""
+    return dataclasses.replace(experiment, input=dataclasses.replace(experiment.input, accumulation_steps=1))
 
 
 DEBUG_DEVICES = 4

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 import jax
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.progress import Progress, format_duration
+from socialtag_jax.roofline import Bound, Roofline
 from socialtag_jax.run_folder import RunLog
 
 _LOG_EVERY = 20
@@ -34,8 +35,11 @@ class Epoch:
       images: how many the epoch has.
       images_after: how many the run's later epochs have, for the ETA.
       learning_rate: of the epoch's last step, for the metrics.
+      roofline: of the training step.
       stream: where progress is shown.
       run_log: where metrics go.
+      clock: seconds.
+      host_clock: seconds in which this thread was at work.
     """
 
     def __init__(
@@ -47,32 +51,41 @@ class Epoch:
         images: int,
         images_after: int,
         learning_rate: float,
+        roofline: Roofline,
         stream: TextIO,
         run_log: RunLog,
+        clock: Callable[[], float] = time.perf_counter,
+        host_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._number, self._steps_before, self._images_after = number, steps_before, images_after
-        self._run_log, self._learning_rate = run_log, learning_rate
+        self._run_log, self._learning_rate, self._roofline = run_log, learning_rate, roofline
+        self._clock, self._host_clock = clock, host_clock
         self._progress = Progress(label, images, "images", stream)
-        self._start = time.perf_counter()
-        self._waited = 0.0
+        self._start = clock()
+        self._waited = self._host = 0.0
         self._images = self._loss = 0.0
         self._steps = 0
         self._in_flight: Mapping[str, Any] | None = None
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches, while the time that the devices wait for them is added up.
+        """The batches, while the time that the devices wait for them, or for the host, is added up.
 
-        A batch that arrives while the devices are still at work on the step before was not waited for.
+        A batch that arrives while the devices are still at work on the step before was not waited for. Where they are
+        not, they also wait until the host has started the next step: what it does then counts as the host's time.
         """
         while True:
-            start = time.perf_counter()
+            start = self._clock()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            if self._in_flight is None or all(value.is_ready() for value in self._in_flight.values()):
-                self._waited += time.perf_counter() - start
+            idle = self._in_flight is None or all(value.is_ready() for value in self._in_flight.values())
+            if idle:
+                self._waited += self._clock() - start
+            host_start = self._host_clock()
             yield batch
+            if idle:
+                self._host += self._host_clock() - host_start
 
     def launched(self, sums: Mapping[str, Any]) -> None:
         """Takes the sums of the step just dispatched ("loss" and "images"), and counts those of the one before.
@@ -84,7 +97,7 @@ class Epoch:
         self._in_flight = sums
 
     def finish(self) -> dict[str, float]:
-        """The epoch's numbers, its last step included: mean loss, images/s, share of time waited, learning rate.
+        """The epoch's numbers, its last step included: mean loss, images/s, shares of the time, MFU, learning rate.
 
         Raises:
           UserError: the last step's loss is no finite number.
@@ -92,7 +105,7 @@ class Epoch:
         self._count()
         values = {**self._values(), "learning_rate": self._learning_rate}
         self._progress.finish(round(self._images), self._text(values))
-        self._run_log.write("epoch", self._steps_before + self._steps, values)
+        self._run_log.write("epoch", self._steps_before + self._steps, {**values, "bound": self._bound(values)})
         return values
 
     def _count(self) -> None:
@@ -110,16 +123,24 @@ class Epoch:
         left = (self._images_after + self._progress.total - self._images) / values["images_per_second"]
         self._progress.update(round(self._images), f"{self._text(values)}, whole run {format_duration(left)}")
         if self._steps % _LOG_EVERY == 0:
-            self._run_log.write("train", step, {**values, "loss": loss / images})
+            self._run_log.write("train", step, {**values, "loss": loss / images, "bound": self._bound(values)})
 
     def _values(self) -> dict[str, float]:
-        elapsed = time.perf_counter() - self._start
+        elapsed = self._clock() - self._start
         return {
             "epoch": self._number,
             "loss": self._loss / self._images,
             "images_per_second": self._images / elapsed,
             "data_wait_share": self._waited / elapsed,
+            "host_share": self._host / elapsed,
+            "mfu": self._roofline.mfu(self._steps, elapsed),
         }
 
+    def _bound(self, values: Mapping[str, float]) -> Bound:
+        return self._roofline.bound(values["data_wait_share"], values["host_share"])
+
     def _text(self, values: Mapping[str, float]) -> str:
-        return f"step {self._steps}, data wait {values['data_wait_share']:.1%}, loss {values['loss']:.4f}"
+        return (
+            f"step {self._steps}, data wait {values['data_wait_share']:.1%}, MFU {values['mfu']:.1%} "
+            f"({self._bound(values)} bound), loss {values['loss']:.4f}"
+        )

@@ -5,6 +5,7 @@ fields (`--optimizer.learning-rate 3e-4`), and the resolved result goes to the r
 """
 
 import dataclasses
+import json
 import math
 import runpy
 import types
@@ -15,6 +16,9 @@ from typing import Any, Literal
 
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UsageError, UserError
+
+_LINE = 88
+"""Longest line of an experiment file that is written, indentation aside."""
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -47,6 +51,40 @@ def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> 
     import tyro
 
     return tyro.cli(Experiment, default=experiment, args=list(arguments), prog=prog, console_outputs=True)
+
+
+def to_text(experiment: Experiment, docstring: str) -> str:
+    """The text of an experiment file that defines this experiment: all fields that differ from the defaults."""
+    classes: set[str] = set()
+    value = _source(experiment, "", classes)
+    # Names come from elsewhere: none may end the docstring, or begin an escape.
+    quoted = docstring.replace("\\", "\\\\").replace('"', "'")
+    imports = ", ".join(sorted(classes))
+    return f'"""{quoted}"""\n\nfrom socialtag_jax.config import {imports}\n\nexperiment = {value}\n'
+
+
+def _source(value: Any, indent: str, classes: set[str]) -> str:
+    """A Python expression; the names of the classes in it are added to `classes`."""
+    deeper = indent + "    "
+    if isinstance(value, tuple):
+        items = [_source(item, deeper, classes) for item in value]
+        if len(items) == 1 and "\n" not in items[0]:
+            return f"({items[0]},)"
+        return "(\n" + "".join(f"{deeper}{item},\n" for item in items) + f"{indent})"
+    if not dataclasses.is_dataclass(value):
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    name = type(value).__name__
+    classes.add(name)
+    arguments = []
+    for one in dataclasses.fields(value):
+        default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        item = getattr(value, one.name)
+        if item != default:
+            arguments.append(f"{one.name}={_source(item, deeper, classes)}")
+    line = f"{name}({', '.join(arguments)})"
+    if "\n" not in line and len(line) <= _LINE:
+        return line
+    return f"{name}(\n" + "".join(f"{deeper}{argument},\n" for argument in arguments) + f"{indent})"
 
 
 def from_dict(content: object, where: object) -> Experiment:

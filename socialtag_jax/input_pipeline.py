@@ -184,11 +184,15 @@ def in_threads(
       batch_bytes: of one batch, roughly: what waits is bounded.
       threads: that assemble; 0 for one a core.
     """
-    workers = threads or usable_cores()
-    # A batch is assembled by one thread: as many wait ready as are at work, within what memory allows.
-    ahead = max(2, min(workers + 2, _AHEAD_BYTES // batch_bytes))
-    options = grain.ReadOptions(num_threads=min(workers, ahead), prefetch_buffer_size=ahead)
+    ahead = batches_ahead(batch_bytes, threads)
+    options = grain.ReadOptions(num_threads=min(threads or usable_cores(), ahead), prefetch_buffer_size=ahead)
     return iter(grain.MapDataset.range(numbers.start, numbers.stop).map(assemble).to_iter_dataset(options))
+
+
+def batches_ahead(batch_bytes: int, threads: int) -> int:
+    """How many batches `in_threads` keeps ready or at work."""
+    # A batch is assembled by one thread: as many wait ready as are at work, within what memory allows.
+    return max(2, min((threads or usable_cores()) + 2, _AHEAD_BYTES // batch_bytes))
 
 
 def _assemble(

@@ -7,13 +7,14 @@ Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scal
 column D; layer names and preprocessing as in `keras.applications.vgg16`.
 """
 
-import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from socialtag_jax.config import is_zero
 
 Params = dict[str, dict[str, jax.Array]]
 """Layer name -> {"kernel", "bias"}, float32."""
@@ -80,15 +81,12 @@ class TagPredictor(nn.Module):
       hidden_units: width of the hidden layer.
       dropout_rate: share of hidden activations dropped in training.
       compute_dtype: of the convolutions; parameters, pooling and head are float32.
-      rematerialize: trainable blocks keep only their inputs for the backward pass (Chen et al., "Training Deep Nets
-        with Sublinear Memory Cost", 2016).
     """
 
     n_tags: int
     hidden_units: int = 512
     dropout_rate: float = 0.5
     compute_dtype: Any = jnp.float32
-    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -121,29 +119,48 @@ class TagPredictor(nn.Module):
             x = x.astype(jnp.float32)
         if features_only:
             return x
-        x = nn.relu(nn.Dense(self.hidden_units, name=HEAD_LAYERS[0])(x))
-        if dropout_keys is not None and self.dropout_rate > 0:
+        x = nn.relu(nn.Dense(self.hidden_units, dot_general=_product, name=HEAD_LAYERS[0])(x))
+        if dropout_keys is not None and not is_zero(self.dropout_rate):
             x = dropout(x, dropout_keys, self.dropout_rate)
-        return nn.Dense(self.n_tags, name=HEAD_LAYERS[1])(x)
+        return nn.Dense(self.n_tags, dot_general=_product, name=HEAD_LAYERS[1])(x)
 
     def _convolutions(self, x: jax.Array, first_layer: int, freeze_layers: int, features_only: bool) -> jax.Array:
-        frozen, trainable = VGG16_LAYERS[first_layer:freeze_layers], VGG16_LAYERS[max(first_layer, freeze_layers) :]
-        if frozen:
-            x = jax.lax.stop_gradient(self._layers(x, frozen))
-        if features_only and trainable:
-            return x
-        apply = nn.remat(TagPredictor._layers, static_argnums=2) if self.rematerialize else TagPredictor._layers
-        for _, block in itertools.groupby(trainable, lambda layer: layer.name.partition("_")[0]):
-            x = apply(self, x, tuple(block))
-        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-
-    def _layers(self, x: jax.Array, layers: tuple[Layer, ...]) -> jax.Array:
-        for layer in layers:
+        for index, layer in enumerate(VGG16_LAYERS[first_layer:], start=first_layer):
+            if features_only and index == freeze_layers:
+                return x
             if layer.kind == "convolution":
                 x = nn.relu(nn.Conv(layer.features, (3, 3), dtype=self.compute_dtype, name=layer.name)(x))
             elif layer.kind == "pool":
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        return x
+            if index == freeze_layers - 1:
+                x = jax.lax.stop_gradient(x)
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+@jax.custom_vjp
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel
+
+
+def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(inputs: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = inputs
+    return gradient @ kernel.T, x.T @ gradient
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """`jax.lax.dot_general` of float32 [batch, in] and [in, out], as `nn.Dense` calls it.
+
+    JAX's own backward pass computes the kernel's gradient transposed. On CPU, XLA turns it around once for every use
+    that the optimizer makes of it, which takes longer than all else that a head's step does.
+    """
+    return _matmul(x, kernel)
 
 
 def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:

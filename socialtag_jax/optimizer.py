@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from socialtag_jax.config import Experiment, Schedule, Stage
+from socialtag_jax.config import Experiment, Schedule, Stage, is_zero
 from socialtag_jax.keras_adam import scale_by_keras_adam
 from socialtag_jax.model import Params, trainable_layers
 
@@ -65,7 +65,7 @@ def make_optimizer(
         parts.append(scale_by_keras_adam(config.beta1, config.beta2, config.epsilon))
     elif config.momentum:
         parts.append(optax.trace(config.momentum, config.nesterov))
-    if config.weight_decay:
+    if not is_zero(config.weight_decay):
         parts.append(optax.add_decayed_weights(config.weight_decay, _is_kernel))
     chain = optax.chain(*parts, optax.scale_by_learning_rate(rate))
     # `optax.masked` alone would hand the raw gradients of frozen leaves through as updates. Inside the partition they

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from socialtag_jax.errors import UsageError
 
-AXIS = "batch"
+AXIS, HEADS = "batch", "heads"
 Tree = TypeVar("Tree")
 
 
@@ -73,6 +74,7 @@ class Devices:
         mesh = Mesh(np.array(self.devices), (AXIS,))
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
+        self._heads_mesh = Mesh(np.array(self.devices), (HEADS,))
 
     def __len__(self) -> int:
         return len(self.devices)
@@ -120,6 +122,27 @@ class Devices:
     def compile_eval_step(self, step: Callable[[Any, Any], Any], params: Any, batch: Any) -> CompiledStep:
         """`(params, batch) -> outputs`, each output with the device axis first; arguments as `compile_train_step`."""
         return self._compile(step, params, batch, out_axes=0, donate_argnums=())
+
+    def divide(self, tree: Tree) -> Tree:
+        """The leading axis of every leaf, [heads, ...], divided among the devices."""
+        return jax.device_put(tree, NamedSharding(self._heads_mesh, PartitionSpec(HEADS)))
+
+    def compile_heads(self, step: Callable[..., Any], divided: Sequence[bool], *, donate: bool) -> Any:
+        """A function over many heads, each device working on its own share of them.
+
+        Args:
+          step: of arrays with the heads on their leading axis, and of others that all heads share.
+          divided: for each argument, whether it has the heads on its leading axis, as all outputs have.
+          donate: the first argument.
+
+        Returns:
+          what `jax.jit` returns.
+        """
+        specs = tuple(PartitionSpec(HEADS) if one else PartitionSpec() for one in divided)
+        mapped = jax.shard_map(
+            step, mesh=self._heads_mesh, in_specs=specs, out_specs=PartitionSpec(HEADS), check_vma=False
+        )
+        return jax.jit(mapped, donate_argnums=(0,) if donate else ())
 
     def _compile(self, step: Callable[..., Any], state: Any, batch: Any, **options: Any) -> CompiledStep:
         program = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=self.devices, **options)
@@ -176,14 +199,24 @@ class Devices:
         return batch_size // len(self)
 
 
+def on_one_device(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """A training step, `(state, batch) -> (state, sums)`, as one device runs it alone: for use in a larger program.
+
+    The batch has no device axis.
+    """
+    # Nothing is mapped: the axis is there for the step to look up its size, which is 1.
+    return jax.vmap(step, in_axes=None, out_axes=None, axis_name=AXIS, axis_size=1)
+
+
 def sum_over_devices(tree: Tree) -> Tree:
     """Inside a compiled step: sums over all devices, equal on each."""
-    return jax.lax.psum(tree, AXIS)
+    # One device has nothing to add, but XLA would copy every gradient all the same.
+    return tree if jax.lax.axis_size(AXIS) == 1 else jax.lax.psum(tree, AXIS)
 
 
 def device_index() -> jax.Array:
     """Inside a compiled step: this device's position, int32."""
-    return jax.lax.axis_index(AXIS)
+    return jnp.zeros((), jnp.int32) if jax.lax.axis_size(AXIS) == 1 else jax.lax.axis_index(AXIS)
 
 
 def _shapes(tree: Any) -> Any:

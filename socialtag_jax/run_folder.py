@@ -175,14 +175,17 @@ class RunLog:
         self._file.close()
         self._board.close()
 
-    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line; every value becomes a TensorBoard scalar `kind/name`."""
+    def write(self, kind: str, step: int, values: Mapping[str, float | str]) -> None:
+        """Appends one line; every value that is no word becomes a TensorBoard scalar `kind/name`."""
         # JSON has no NaN: a value that is no number is written as null.
-        shown = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        shown = {
+            name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in values.items()
+        }
         self._file.write(json.dumps({"kind": kind, "step": step, **shown}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            if not isinstance(value, str):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def last_epoch_rate(folder: Path) -> float | None:

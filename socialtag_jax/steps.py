@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from socialtag_jax import losses, metrics, parallel
-from socialtag_jax.config import Experiment, Stage, Suggestion
+from socialtag_jax.config import Experiment, Stage, Suggestion, is_zero
 from socialtag_jax.model import Params, TagPredictor, tag_logits, trainable_layers
 from socialtag_jax.optimizer import Average, limit_norms
 
@@ -135,7 +135,7 @@ def train_step(
     gradient = functools.partial(jax.value_and_grad(part_loss), trainable)
     added = sum_over_parts(gradient, (inputs, row_keys, batch["tag_ids"], weight), accumulation_steps)
     loss, summed = parallel.sum_over_devices(added)
-    if l1 or l2:
+    if not (is_zero(l1) and is_zero(l2)):
         # Added to the sum, not before: it counts once, however many devices there are.
         penalty = jax.grad(losses.weight_penalty)(trainable, l1, l2)
         summed = jax.tree.map(jnp.add, summed, penalty)
@@ -223,5 +223,4 @@ def build_model(experiment: Experiment, n_tags: int) -> TagPredictor:
         hidden_units=config.hidden_units,
         dropout_rate=config.dropout_rate,
         compute_dtype=jnp.dtype(config.compute_dtype),
-        rematerialize=config.rematerialize,
     )

@@ -19,8 +19,10 @@ from socialtag_jax.epoch import Epoch, diverged
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
 from socialtag_jax.position import Position
+from socialtag_jax.roofline import Roof, roof
 from socialtag_jax.shards.dataset import Dataset
-from socialtag_jax.steps import TrainState, build_model, eval_step, make_train_step, stage_start
+from socialtag_jax.stage_steps import StageCompiler, StageSteps
+from socialtag_jax.steps import TrainState, build_model, stage_start
 from socialtag_jax.training_data import FeatureData, ImageData, TrainingData
 
 
@@ -111,11 +113,11 @@ class Trainer:
             stage = experiment.stages[position.stage]
             if not position.ended(stage, patience):
                 data = self._training_data(position, state.params)
-                train, evaluate = self._compile_steps(stage, state, data)
+                steps = self._compile_steps(stage, state, data)
                 while not position.ended(stage, patience):
-                    state, train_summary = self._train_epoch(train, data, state, position, run_log)
+                    state, train_summary = self._train_epoch(steps, data, state, position, run_log)
                     step = position.step + self._size.steps
-                    validation = self._validate(evaluate, data, state.scored_params)
+                    validation = self._validate(steps.evaluate, data, state.scored_params)
                     run_log.write("validation", step, {"epoch": position.epoch + 1, **validation})
                     if not math.isfinite(validation["loss"]):
                         raise diverged(f"the validation loss after epoch {position.epoch + 1}", validation["loss"])
@@ -184,28 +186,20 @@ class Trainer:
             stream=self._stream,
         )
 
-    def _compile_steps(
-        self, stage: Stage, state: TrainState, data: TrainingData
-    ) -> tuple[parallel.CompiledStep, parallel.CompiledStep]:
-        """The training step and the evaluation step of a stage."""
-        experiment, model, devices = self._experiment, self._model, self._devices
+    @functools.cached_property
+    def _roof(self) -> Roof:
+        return roof(self._devices.devices, self._experiment.model.compute_dtype)
+
+    def _compile_steps(self, stage: Stage, state: TrainState, data: TrainingData) -> StageSteps:
         optimizer = self._optimizer(stage, state.params)
-        train = make_train_step(experiment, stage, model, optimizer, first_layer=data.first_layer)
-        evaluate = functools.partial(
-            eval_step,
-            model=model,
-            positive_weight=experiment.loss.positive_weight,
-            suggestion=experiment.suggestion,
-            first_layer=data.first_layer,
+        compiler = StageCompiler(
+            self._experiment, stage, self._model, optimizer, self._devices, state, data.first_layer
         )
-        return (
-            devices.compile_train_step(train, state, data.train_shapes),
-            devices.compile_eval_step(evaluate, state.params, data.eval_shapes),
-        )
+        return compiler.compile(data.train_shapes, data.eval_shapes, roof=self._roof, log=self._log)
 
     def _train_epoch(
         self,
-        train: parallel.CompiledStep,
+        steps: StageSteps,
         data: TrainingData,
         state: TrainState,
         position: Position,
@@ -219,11 +213,12 @@ class Trainer:
             images=self._size.images,
             images_after=self._remaining_images(position),
             learning_rate=self._last_learning_rate(position),
+            roofline=steps.roofline,
             stream=self._stream,
             run_log=run_log,
         )
         for batch in epoch.timed(self._devices.prefetch(batches)):
-            state, sums = train(state, batch)
+            state, sums = steps.train(state, batch)
             epoch.launched(sums)
         return state, epoch.finish()
 
@@ -286,4 +281,4 @@ class Trainer:
             training_data.check_disk(every, training_data.cache_folder(experiment), log)
         uncached = {index: sum(len(rows) for view in one for rows in view.missing()) for index, one in views.items()}
         operations = announcement.run_flops(experiment, self._size, self._model.n_tags, position, uncached)
-        announcement.announce_time(operations, self._model, self._devices, log)
+        announcement.announce_time(operations, self._roof, log)

@@ -46,7 +46,8 @@ batch = {
 train = devices.compile_train_step(make_train_step(experiment, stage, model, optimizer), state, batch)
 state, sums = train(state, devices.shard(batch))
 tags = Tagger.load(bundle).suggest([photo] * 3, threshold=0.0)
-numbers = [float(sums["loss"]), *[one.confidence for one in tags[0]]]
+# What the compiler says of a program is kept with it.
+numbers = [train.flops, train.memory.temporaries, float(sums["loss"]), *[one.confidence for one in tags[0]]]
 names = ("compile_requests_use_cache", "cache_hits", "cache_misses")
 print(json.dumps([*[events[name] for name in names], numbers]))
 """
@@ -71,6 +72,7 @@ def test_a_second_process_compiles_nothing_anew(tmp_path: Path):
     draw(photo, ["red"], 0)
     requests, hits, misses, numbers = run(cache, bundle, photo, 1e-3)
     assert requests == misses > 2
+    assert min(numbers[:2]) > 0
     assert hits == 0
     kept = sorted(path.name for path in (cache / "compiled").glob("*-cache"))
     assert len(kept) == misses

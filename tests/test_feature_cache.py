@@ -23,7 +23,7 @@ from socialtag_jax.steps import build_model
 from socialtag_jax.train import initial_params
 from socialtag_jax.training_data import FeatureData
 from tests.photos import colour_rows, photo_folder, prepared
-from tests.test_train import arrays_of, metrics_of, train
+from tests.test_train import arrays_of, metrics_of, train, untimed_metrics_of
 
 RECORDS, TAGS = 1200, 3
 
@@ -157,11 +157,7 @@ def test_as_many_views_as_epochs_train_as_without_a_cache(online: Path, dataset:
     lines: list[str] = []
     train(cached(tmp_path / "cache", 2), dataset, tmp_path / "run", lines.append)
     assert arrays_of(tmp_path / "run", 12) == arrays_of(online, 12)
-    timed = ("images_per_second", "data_wait_share")
-    one, other = (
-        [{key: value for key, value in line.items() if key not in timed} for line in metrics_of(folder)]
-        for folder in (online, tmp_path / "run")
-    )
+    one, other = (untimed_metrics_of(folder) for folder in (online, tmp_path / "run"))
     # What the network says of the validation photos is computed in one piece there, and in two here.
     losses = [[line.pop("loss") for line in lines if line["kind"] == "validation"] for lines in (one, other)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)

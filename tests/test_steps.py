@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from socialtag_jax.config import Experiment, Loss, Model, Optimizer, Schedule, Stage, Suggestion
+from socialtag_jax.config import Experiment, Input, Loss, Model, Optimizer, Schedule, Stage, Suggestion
+from socialtag_jax.errors import UsageError
 from socialtag_jax.losses import image_losses, multi_hot
 from socialtag_jax.model import HEAD_LAYERS, TagPredictor, init_params, tag_logits, trainable_layers
 from socialtag_jax.optimizer import count, make_optimizer
@@ -20,6 +21,11 @@ from socialtag_jax.steps import TrainState, eval_step, make_train_step, stage_st
 
 N_TAGS, ROWS, SIZE = 7, 8, 48
 OPTIMIZER, LOSS = Optimizer(learning_rate=1e-3), Loss(10.0)
+
+
+def moves(setup: "Setup") -> dict[str, dict[str, np.ndarray]]:
+    """How far every parameter has moved since the start."""
+    return jax.tree.map(lambda new, old: np.asarray(new) - old, setup.state.params, setup.params)
 
 
 def make_batch(devices: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -69,12 +75,19 @@ class Setup:
         kind: type[TagPredictor] = TagPredictor,
         config: Optimizer = OPTIMIZER,
         loss: Loss = LOSS,
+        parts: int = 1,
     ) -> None:
         self.devices = Devices(jax.local_devices()[:n])
         self.model = kind(n_tags=N_TAGS, dropout_rate=dropout_rate)
         self.params = start_params(kind)
         params = jax.tree.map(jnp.array, self.params)
-        experiment = Experiment(name="test", model=Model(input_size=SIZE), loss=loss, optimizer=config)
+        experiment = Experiment(
+            name="test",
+            model=Model(input_size=SIZE),
+            input=Input(accumulation_steps=parts),
+            loss=loss,
+            optimizer=config,
+        )
         stage = Stage(freeze_layers=freeze_layers)
         optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=4)
         step = make_train_step(experiment, stage, self.model, optimizer)
@@ -260,8 +273,7 @@ def test_clipping_measures_the_whole_batch_and_the_trainable_layers(devices: int
         config = Optimizer(kind="sgd", learning_rate=1.0, clip_norm=clip_norm)
         setup = Setup(devices, 16, kind=ShortModel, config=config)
         setup.run(1)
-        moves = jax.tree.map(lambda new, old: np.asarray(new) - old, setup.state.params, setup.params)
-        steps[clip_norm] = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(moves)])
+        steps[clip_norm] = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(moves(setup))])
     free, clipped = steps[None], steps[0.25]
     length = np.linalg.norm(free)
     assert length > 0.5
@@ -281,3 +293,35 @@ def test_everything_on_1_2_and_4_devices():
             setups[0].state.scored_params,
         )
         assert max(jax.tree.leaves(compared)) < 0.02  # Adam where a gradient is near zero
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(1, 8), (4, 2)])
+def test_accumulated_gradients_are_those_of_the_whole_batch(devices: int, parts: int):
+    """One SGD step at rate 1 is the negative gradient. Dropout and penalties included; in eight parts, two of them have
+    nothing but padding."""
+    config, loss = Optimizer(kind="sgd", learning_rate=1.0), Loss(10.0, l1=1e-3, l2=1e-3)
+    whole = Setup(devices, 16, kind=ShortModel, config=config, loss=loss)
+    split = Setup(devices, 16, kind=ShortModel, config=config, loss=loss, parts=parts)
+    np.testing.assert_allclose(split.run(1), whole.run(1), rtol=1e-6)
+    found, expected = moves(split), moves(whole)
+    for layer in trainable_layers(16):
+        for name, move in expected[layer].items():
+            assert np.any(move)
+            np.testing.assert_allclose(found[layer][name], move, atol=1e-5 * np.abs(move).max(), err_msg=layer)
+
+
+def test_accumulation_drops_the_same_activations():
+    """Without the rows' own keys, losses would differ by far more than rounding."""
+    losses = [Setup(1, 19, 0.9, kind=ShortModel, parts=parts).run(3) for parts in (1, 4)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    other = Setup(1, 19, 0.0, kind=ShortModel).run(3)
+    assert abs(other[0] / losses[0][0] - 1) > 1e-3
+
+
+def test_local_rows():
+    devices = Devices(jax.local_devices()[:4])
+    assert devices.local_rows(24, "--input.batch-size", parts=3) == 6
+    with pytest.raises(
+        UsageError, match=r"--input\.batch-size: 20 images do not divide among 4 devices x 2 accumu.*of 8"
+    ):
+        devices.local_rows(20, "--input.batch-size", parts=2)

@@ -22,7 +22,7 @@ from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.steps import build_model
 from socialtag_jax.train import Trainer
 from tests.photos import colour_rows, photo_folder, prepared
-from tests.test_train import EXPERIMENT, InterruptedRunError, metrics_of, quiet, train
+from tests.test_train import EXPERIMENT, InterruptedRunError, metrics_of, quiet, train, untimed_metrics_of
 
 EVERYTHING = dataclasses.replace(
     EXPERIMENT,
@@ -76,11 +76,7 @@ def test_every_option_goes_on_to_the_same_bits(run: tuple[Path, list[str]], data
             train(EVERYTHING, dataset, tmp_path / "again", interrupt)
     train(EVERYTHING, dataset, tmp_path / "again")
     assert saved_bits(tmp_path / "again", dataset, 9) == saved_bits(run[0], dataset, 9)
-    timed = ("images_per_second", "data_wait_share")
-    whole, again = (
-        [{key: value for key, value in line.items() if key not in timed} for line in metrics_of(folder)]
-        for folder in (run[0], tmp_path / "again")
-    )
+    whole, again = (untimed_metrics_of(folder) for folder in (run[0], tmp_path / "again"))
     assert whole == again
 
 

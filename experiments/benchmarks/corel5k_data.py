@@ -48,7 +48,7 @@ def photos(context: Context, name: str, counts: Mapping[str, int], *, enlarged_t
 
     Args:
       context: of the question.
-      name: of the data set.
+      name: of the data set, to which the counts are added.
       counts: photos of "train" and, if wanted, "validation", which takes those of Corel5K's test split.
       enlarged_to: length of the shorter side in pixels, as Corel5K's own photos are of 192 x 128 pixels.
 
@@ -57,6 +57,7 @@ def photos(context: Context, name: str, counts: Mapping[str, int], *, enlarged_t
     """
     if not context.corel5k.exists():
         raise UserError("no such archive", where=context.corel5k, hint="name Corel5K's photos with --corel5k FILE")
+    name = "_".join([name, *map(str, counts.values())])
     source = context.scratch / name / "source"
     if not (source / tags_csv.FILE_NAME).exists():
         _extract(context.corel5k, source, counts, enlarged_to)

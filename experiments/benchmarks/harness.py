@@ -44,7 +44,7 @@ def requirements() -> dict[str, tuple[str, ...]]:
         "torch": ("torch==2.14.1", "torchvision==0.29.1", "safetensors==0.8.0", "setuptools"),
         "tensorflow": ("tensorflow-cpu==2.21.0", keras, "safetensors==0.8.0"),
         "keras-jax": (f"jax=={importlib.metadata.version('jax')}", keras, "safetensors==0.8.0"),
-        "onnxruntime": ("onnx==1.23.2", "onnxruntime==1.32.0"),
+        "onnxruntime": ("onnx==1.23.2", "onnxruntime==1.32.0", "safetensors==0.8.0"),
     }
 
 
@@ -153,6 +153,9 @@ class Peer:
         finally:
             timer.cancel()
         if not line:
+            # The reason is written after the answers' pipe has closed.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
             raise UserError(
                 f"ended without an answer, or took longer than {self._seconds:.0f} s: {_tail(self._log.read_text())}",
                 where=self.name,
@@ -230,13 +233,14 @@ class Series:
         """Prints each contender's median, how many times better `ours` is, and its share of the ceiling."""
         count = len(self.repeats[ours])
         print(f"\n{title}: medians of {count} turns")
-        print(f"{'':34}{self.unit:>14}{'spread':>10}{'ours is':>10}{'' if ceiling is None else 'of ceiling':>13}")
+        width = max(len(name) for name in self.repeats) + 2
+        print(f"{'':{width}}{self.unit:>14}{'spread':>10}{'ours is':>10}{'' if ceiling is None else 'of ceiling':>13}")
         for name, values in self.repeats.items():
             median = self.median(name)
             times = "" if name == ours else f"{self.row('', ours, name).ratio:.2f} x"
             share = "" if ceiling is None else f"{1 / self.row('', ceiling, name).ratio:.2f}"
             spread = f"{(max(values) - min(values)) / median * 100:.0f} %"
-            print(f"{name:34}{figure(median):>14}{spread:>10}{times:>10}{share:>13}")
+            print(f"{name:{width}}{figure(median):>14}{spread:>10}{times:>10}{share:>13}")
 
 
 @dataclass(frozen=True)
