@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from socialtag_jax import augment
+from socialtag_jax.buffer_pool import BufferPool
 from socialtag_jax.config import Augmentation
 from socialtag_jax.counter_random import random_units
 from socialtag_jax.errors import UserError
@@ -162,9 +163,11 @@ def _batches(
     # The pipeline's own threads use the cores; OpenCV's would only contend with them.
     cv2.setNumThreads(1)
 
+    memory = BufferPool((shape.size, shape.input_size, shape.input_size, 3))
+
     def assemble(number: int) -> Batch:
         rows = np.asarray(order[number * shape.size : (number + 1) * shape.size])
-        return _assemble(records, shape, rows, transformations(rows))
+        return _assemble(records, shape, rows, transformations(rows), memory.take())
 
     numbers = range(start, batch_count(len(order), shape.size, limit))
     return in_threads(assemble, numbers, batch_bytes=shape.size * shape.input_size**2 * 3, threads=threads)
@@ -192,10 +195,11 @@ def batches_ahead(batch_bytes: int, threads: int) -> int:
     return max(2, min((threads or usable_cores()) + 2, _AHEAD_BYTES // batch_bytes))
 
 
-def _assemble(records: ParsedRecords, shape: BatchShape, rows: np.ndarray, transformations: np.ndarray) -> Batch:
-    """The batch of these records (int [rows]), each with its transformation (float64 [rows, 2, 3])."""
+def _assemble(
+    records: ParsedRecords, shape: BatchShape, rows: np.ndarray, transformations: np.ndarray, images: np.ndarray
+) -> Batch:
+    """The batch of these records (int [rows]), each with its transformation (float64 [rows, 2, 3]), in `images`."""
     size = shape.input_size
-    images = np.empty((shape.size, size, size, 3), np.uint8)
     images[len(rows) :] = 0
     weight = np.zeros(shape.size, np.float32)
     weight[: len(rows)] = 1.0
