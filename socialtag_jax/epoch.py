@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TextIO
 
 import jax
@@ -39,6 +40,7 @@ class Epoch:
       stream: where progress is shown.
       run_log: where metrics go.
       clock: seconds.
+      done_at: when a step's sums will have been there, by that clock; a thread waits for them by default.
       host_clock: seconds in which this thread was at work.
     """
 
@@ -56,6 +58,7 @@ class Epoch:
         run_log: RunLog,
         clock: Callable[[], float] = time.perf_counter,
         host_clock: Callable[[], float] = time.thread_time,
+        done_at: Callable[[Mapping[str, Any]], Future[float]] | None = None,
     ) -> None:
         self._number, self._steps_before, self._images_after = number, steps_before, images_after
         self._run_log, self._learning_rate, self._roofline = run_log, learning_rate, roofline
@@ -66,12 +69,16 @@ class Epoch:
         self._images = self._loss = 0.0
         self._steps = 0
         self._in_flight: Mapping[str, Any] | None = None
+        self._watcher = ThreadPoolExecutor(1, "step-times")
+        self._done_at = done_at or (lambda sums: self._watcher.submit(_wait, sums, clock))
+        self._done: Future[float] | None = None
 
     def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches, while the time that the devices wait for them, or for the host, is added up.
 
-        A batch that arrives while the devices are still at work on the step before was not waited for. Where they are
-        not, they also wait until the host has started the next step: what it does then counts as the host's time.
+        They wait from the end of the step before until the batch is there; one that arrives while they are still at
+        work was not waited for. Where they are not, they also wait until the host has started the next step: what it
+        does then counts as the host's time.
         """
         while True:
             start = self._clock()
@@ -81,7 +88,9 @@ class Epoch:
                 return
             idle = self._in_flight is None or all(value.is_ready() for value in self._in_flight.values())
             if idle:
-                self._waited += self._clock() - start
+                arrived = self._clock()
+                idle_since = start if self._done is None else max(start, self._done.result())
+                self._waited += max(0.0, arrived - idle_since)
             host_start = self._host_clock()
             yield batch
             if idle:
@@ -93,6 +102,7 @@ class Epoch:
         Raises:
           UserError: the loss of the step before is no finite number.
         """
+        self._done = self._done_at(sums)
         self._count()
         self._in_flight = sums
 
@@ -103,6 +113,7 @@ class Epoch:
           UserError: the last step's loss is no finite number.
         """
         self._count()
+        self._watcher.shutdown()
         values = {**self._values(), "learning_rate": self._learning_rate}
         self._progress.finish(round(self._images), self._text(values))
         self._run_log.write("epoch", self._steps_before + self._steps, {**values, "bound": self._bound(values)})
@@ -144,3 +155,8 @@ class Epoch:
             f"step {self._steps}, data wait {values['data_wait_share']:.1%}, MFU {values['mfu']:.1%} "
             f"({self._bound(values)} bound), loss {values['loss']:.4f}"
         )
+
+
+def _wait(sums: Mapping[str, Any], clock: Callable[[], float]) -> float:
+    jax.block_until_ready(sums)
+    return clock()

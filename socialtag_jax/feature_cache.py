@@ -6,6 +6,7 @@ the folder is another one, so that no stale features are ever found.
 
 import hashlib
 import json
+import math
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 """Of the files, and of how pixels and features are computed: raise it when either changes."""
 
 KEY = "key.json"
@@ -104,7 +105,7 @@ class FeatureView:
           how many records each part had.
 
         Raises:
-          UserError: a feature is too large for float16.
+          UserError: a feature is no finite number, or too large for float16.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         files.write_text(self.folder / KEY, self._key)
@@ -150,12 +151,22 @@ class FeatureView:
             rows[index] = self[index]
         return np.ascontiguousarray(rows["features"]), np.ascontiguousarray(rows["tag_ids"])
 
+    def close(self) -> None:
+        """Closes the files; reading again opens them anew."""
+        self._shards.clear()
+
     def _empty_shard(self, start: int) -> np.ndarray:
         return np.zeros(max(0, min(self._shard_rows, self._records - start)), self._row)
 
     def _stored(self, features: np.ndarray) -> np.ndarray:
         dtype = self._row["features"].base
         largest = float(np.max(np.abs(features), initial=0.0))
+        if not math.isfinite(largest):
+            raise UserError(
+                f"a feature is {largest}: the frozen layers overflow on these photos",
+                where=self.folder,
+                hint="start from other --weights, or compute in --model.compute-dtype float32",
+            )
         if largest > float(np.finfo(dtype).max):
             raise UserError(
                 f"a feature is {largest:g}, which {dtype.name} cannot hold",

@@ -15,8 +15,8 @@ from socialtag_jax.model import VGG16_LAYERS
 from socialtag_jax.parallel import CompiledStep, Devices
 from socialtag_jax.progress import format_bytes
 
-BATCHES_ON_DEVICE = 3
-"""The batch in use, and those that `Devices.prefetch` has on their way."""
+BATCHES_ON_DEVICE = 4
+"""The batch in use, the next one, and those that `Devices.prefetch` has on their way."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def library_scratch(platform: str, *, rows: int, input_size: int, freeze_layers:
     return largest
 
 
-def memory_limit(devices: Devices, held: Any) -> Limit:
-    """What the devices and the host have for a run.
+def memory_limit(devices: Devices, held: Any) -> Limit | None:
+    """What the devices and the host have for a run; None where the devices do not say.
 
     Args:
       devices: of the run.
@@ -129,8 +129,9 @@ def memory_limit(devices: Devices, held: Any) -> Limit:
     """
     if devices.platform == "cpu":
         return Limit(available_memory() // len(devices) + array_bytes(held), None, len(devices))
-    limit = min(device.memory_stats()["bytes_limit"] for device in devices.devices)
-    return Limit(limit, available_memory(), len(devices))
+    # XLA's platform allocator, and some plugins, keep no account.
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in devices.devices]
+    return Limit(min(limits), available_memory(), len(devices)) if min(limits) else None
 
 
 def check(
@@ -139,24 +140,26 @@ def check(
     *,
     batch_size: int,
     multiple: int,
-    limit: Limit,
+    limit: Limit | None,
     where: str,
     hint: str | None = None,
 ) -> str:
-    """A line on what a run needs, if it fits.
+    """A line on what a run needs, if it fits, or if it is not known whether it does.
 
     Args:
       need: at `batch_size`.
       need_at: what it would be at another batch size; compiles.
       batch_size: images a step, over all devices.
       multiple: that every batch size is of.
-      limit: what there is.
+      limit: what there is, if that is known.
       where: the flag that chose the batch size.
       hint: what else helps.
 
     Raises:
       UserError: it does not fit; with the largest batch size that does.
     """
+    if limit is None:
+        return f"{format_bytes(need.device)} on each device ({need.text()}), which does not say how much it has"
     if limit.fits(need):
         return (
             f"{format_bytes(need.device)} of {format_bytes(limit.device)} on each device ({need.text()}), "

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from socialtag_jax.config import Experiment, Schedule, Stage, is_zero
+from socialtag_jax.config import Experiment, Stage, is_zero
 from socialtag_jax.keras_adam import scale_by_keras_adam
 from socialtag_jax.model import Params, trainable_layers
 
@@ -56,7 +56,7 @@ def make_optimizer(
     config = experiment.optimizer
     rate: optax.ScalarOrSchedule = experiment.learning_rate(stage)
     # SGD at a constant rate would have no state at all, and orbax saves nothing that is empty: it counts its steps.
-    if config.kind == "sgd" or config.schedule != Schedule():
+    if config.kind == "sgd" or config.schedule.kind != "constant" or not is_zero(config.schedule.warmup_epochs):
         rate = learning_rate(experiment, stage, steps_per_epoch)
     parts = []
     if config.clip_norm is not None:

@@ -49,7 +49,8 @@ class CompiledStep:
       memory: what it needs.
       flops: operations on each device, as XLA counts the compiled program: a loop's body once; on GPUs without the
         matrix products and convolutions that libraries do (`Devices.count_flops` has them all).
-      bytes_accessed: bytes that it moves to and from each device's memory, counted in the same way.
+      bytes_accessed: bytes that it moves to and from each device's memory, counted in the same way. Both are 0 where
+        XLA has no such analysis.
     """
 
     call: Callable[..., Any]
@@ -147,7 +148,7 @@ class Devices:
     def _compile(self, step: Callable[..., Any], state: Any, batch: Any, **options: Any) -> CompiledStep:
         program = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=self.devices, **options)
         compiled = program.lower(_shapes(state), _shapes(batch)).compile()
-        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
         return CompiledStep(
             compiled,
             StepMemory(
@@ -156,8 +157,8 @@ class Devices:
                 aliased=memory.alias_size_in_bytes,
                 temporaries=memory.temp_size_in_bytes,
             ),
-            flops=cost["flops"],
-            bytes_accessed=cost["bytes accessed"],
+            flops=cost.get("flops", 0.0),
+            bytes_accessed=cost.get("bytes accessed", 0.0),
         )
 
     def count_flops(self, step: Callable[[Any, Any], Any], state: Any, batch: Any) -> float:
@@ -171,7 +172,10 @@ class Devices:
           state: the first argument, or its shapes.
           batch: the second one.
         """
-        processor = jax.local_devices(backend="cpu")[:1]
+        try:
+            processor = jax.local_devices(backend="cpu")[:1]
+        except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
+            processor = self.devices[:1]
         program = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=processor)
         row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
         cost = program.lower(_shapes(state), row).cost_analysis()

@@ -68,7 +68,7 @@ def load_features(
     params = initial_params(model, experiment, dataset.vocabulary.sha256, log)
     (stage,) = experiment.stages
     data = training_data.FeatureData(experiment, stage, dataset, model, devices, params, first_epoch=0, stream=stream)
-    training_data.check_disk(data.all_views(), training_data.cache_folder(experiment), log)
+    training_data.check_disk(data.needed_views(0), training_data.cache_folder(experiment), log)
     views = [data.complete("train", number).all() for number in range(data.views)]
     validation, validation_tags = data.complete("validation", 0).all()
     train = [features.astype(np.float32, copy=False) for features, _ in views]

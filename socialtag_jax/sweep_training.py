@@ -90,8 +90,10 @@ class Sweep:
         """Fills the trials' curves."""
         total = sum(rung.heads * (rung.epochs - done) for rung, done in _with_epochs_done(rungs))
         progress, trained = Progress("sweep", total, "head epochs", self._stream), 0
+        alive = list(self._trials)
         for number, (rung, done) in enumerate(_with_epochs_done(rungs)):
-            alive = ranked(self._trials)[: rung.heads]
+            # Of those that came this far: a head that was left out, or has diverged, cannot go on.
+            alive = [trial for trial in ranked(alive) if trial.outcome.status != "diverged"][: rung.heads]
             if len(rungs) > 1:
                 progress.clear()
                 self._log(f"rung {number + 1} of {len(rungs)}: {rung.heads} heads, up to epoch {rung.epochs}")

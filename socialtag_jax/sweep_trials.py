@@ -98,7 +98,7 @@ def halving_rungs(heads: int, epochs: int, eta: int) -> list[Rung]:
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """Best first; equal ones in the order of the search."""
-    return sorted(trials, key=lambda trial: -trial.outcome.score)
+    return sorted(trials, key=lambda trial: (-trial.outcome.score, trial.number))
 
 
 def make_trials(experiment: Experiment, configurations: Sequence[Configuration]) -> list[Trial]:

@@ -275,7 +275,10 @@ class Trainer:
             data[index] = self._training_data(start, params)
             end = start.epoch - start.stage_epoch + experiment.stages[index].epochs
             start = Position(stage=index + 1, epoch=end)
-        views = {index: one.all_views() for index, one in data.items() if isinstance(one, FeatureData)}
+        done = {position.stage: position.stage_epoch}
+        views = {
+            index: one.needed_views(done.get(index, 0)) for index, one in data.items() if isinstance(one, FeatureData)
+        }
         if views:
             every = [view for one in views.values() for view in one]
             training_data.check_disk(every, training_data.cache_folder(experiment), log)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol, TextIO, TypedDict
 import jax
 import numpy as np
 
-from socialtag_jax import input_pipeline, machine
+from socialtag_jax import input_pipeline, machine, memory_check
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
@@ -132,10 +133,12 @@ class FeatureData:
         self.first_layer = stage.freeze_layers
         self._train_shape = train_shape(experiment, dataset, devices)
         self._eval_shape = eval_shape(experiment, dataset, devices)
+        part = self._train_shape.rows // experiment.input.accumulation_steps
+        self._compute_shape = dataclasses.replace(self._train_shape, rows=part)
         row = jax.ShapeDtypeStruct(self._feature_shape(params), np.dtype(experiment.cache.dtype))
         self.train_shapes = _shapes(row, self._train_shape, self.first_layer)
         self.eval_shapes = _shapes(row, self._eval_shape, self.first_layer)
-        self.views = min(experiment.cache.views, stage.epochs)
+        self.views, self._epochs = min(experiment.cache.views, stage.epochs), stage.epochs
         frozen = {layer.name for layer in VGG16_LAYERS[: self.first_layer]}
         # A copy: the training step donates its state's arrays.
         self._params = jax.device_get({layer: leaves for layer, leaves in params.items() if layer in frozen})
@@ -148,19 +151,61 @@ class FeatureData:
 
     @functools.cached_property
     def _compute(self) -> CompiledStep:
-        size = self._experiment.model.input_size
-        lead = (self._train_shape.devices, self._train_shape.rows)
-        step = functools.partial(_features_step, model=self._model, freeze_layers=self.first_layer)
-        images = {"images": jax.ShapeDtypeStruct((*lead, size, size, 3), np.uint8)}
-        return self._devices.compile_eval_step(step, self._params, images)
+        """Features of a batch, in the parts in which the training step takes it: they run as the same kernels there.
 
-    def all_views(self) -> list[FeatureView]:
-        """What the stage needs if no epoch is left out."""
-        return list(self._views.values())
+        Raises:
+          UserError: it does not fit into memory.
+        """
+        shape, devices = self._compute_shape, self._devices
+        step = functools.partial(_features_step, model=self._model, freeze_layers=self.first_layer)
+
+        def images(rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+            return {
+                "images": jax.ShapeDtypeStruct((len(devices), rows, shape.input_size, shape.input_size, 3), np.uint8)
+            }
+
+        def compiled(rows: int) -> CompiledStep:
+            return devices.compile_eval_step(step, self._params, images(rows))
+
+        def need(rows: int, program: CompiledStep) -> memory_check.Need:
+            return memory_check.step_need(
+                program,
+                self._params,
+                images(rows),
+                devices=devices,
+                queued_batches=input_pipeline.batches_ahead(
+                    memory_check.array_bytes(images(rows)), self._experiment.input.threads
+                ),
+                scratch=memory_check.library_scratch(
+                    devices.platform, rows=rows, input_size=shape.input_size, freeze_layers=self.first_layer
+                ),
+            )
+
+        program, count = compiled(shape.rows), len(devices)
+        memory_check.check(
+            need(shape.rows, program),
+            lambda size: need(size // count, compiled(size // count)),
+            batch_size=shape.size,
+            multiple=count,
+            limit=memory_check.memory_limit(devices, {}),
+            where="--input.batch-size",
+            hint="--input.accumulation-steps takes a batch in parts, when features are computed as well",
+        )
+        return program
+
+    def needed_views(self, stage_epoch: int) -> list[FeatureView]:
+        """What the stage needs from this epoch on, counted from its start, if it does not end early."""
+        turns = {epoch % self.views for epoch in range(stage_epoch, self._epochs)}
+        return [*(self._views["train", turn] for turn in sorted(turns)), self._views["validation", 0]]
 
     def train(self, epoch: int, stage_epoch: int) -> Iterator[FeatureBatch]:
         """Features in the order of this epoch, of the view whose turn it is."""
-        view = self.complete("train", stage_epoch % self.views)
+        turn = stage_epoch % self.views
+        view = self.complete("train", turn)
+        for number in range(self.views):
+            if number != turn:
+                # A view holds hundreds of files open.
+                self._views["train", number].close()
         order = input_pipeline.train_order(len(view), self._experiment.seed, epoch)
         return self._batches(view, self._train_shape, order)
 
@@ -196,10 +241,9 @@ class FeatureData:
         if split != "train":
             augmentation = dataclasses.replace(augmentation, enabled=False)
         params = self._devices.replicate(self._params)
-        # In batches of the training step's size the layers run as the same kernels as there.
         batches = input_pipeline.view_batches(
             self._dataset.records(split),
-            self._train_shape,
+            self._compute_shape,
             rows,
             seed=experiment.seed,
             epoch=self._first_epoch + number,
@@ -232,8 +276,13 @@ class FeatureData:
             "freeze_layers": self.first_layer,
             "input_size": experiment.model.input_size,
             "compute_dtype": experiment.model.compute_dtype,
-            "platform": self._devices.platform,
+            # Each kind of accelerator has kernels of its own.
+            "device": self._devices.platform if self._devices.platform == "cpu" else self._devices.kind,
+            "versions": {name: importlib.metadata.version(name) for name in ("jaxlib", "opencv-python-headless")},
         }
+        if not dataset.content_hashed:
+            shards = dataset.split(split).shards
+            key["shards"] = [[shard.name, shard.stat().st_mtime_ns] for shard in shards]
         if split == "train" and experiment.augmentation.enabled:
             drawn = {"seed": experiment.seed, "epoch": self._first_epoch + number}
             key["augmentation"] = {**dataclasses.asdict(experiment.augmentation), **drawn}

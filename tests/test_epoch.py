@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,26 @@ def sums(loss: float, images: float, *, ready: bool) -> dict[str, Any]:
     return values
 
 
-def run(folder: Path, *, batch_seconds: float, host_seconds: float, step_seconds: float, ready: bool):
-    """Four steps of 8 images and 100 operations; the devices' peak is 50 operations per second."""
+def run(
+    folder: Path,
+    *,
+    batch_seconds: float,
+    host_seconds: float,
+    step_seconds: float,
+    ready: bool,
+    seconds_after_launch: float = 0.0,
+):
+    """Four steps of 8 images and 100 operations; the devices' peak is 50 operations per second.
+
+    A step takes `step_seconds` before its launch returns, and `seconds_after_launch` while the next batch is made.
+    """
     clock, host_clock = Clock(), Clock()
     stream = io.StringIO()
+
+    def done_at(_: Mapping[str, Any]) -> Future[float]:
+        future: Future[float] = Future()
+        future.set_result(clock.now + seconds_after_launch)
+        return future
 
     def batches():
         for number in range(4):
@@ -60,6 +78,7 @@ def run(folder: Path, *, batch_seconds: float, host_seconds: float, step_seconds
             run_log=run_log,
             clock=clock,
             host_clock=host_clock,
+            done_at=done_at,
         )
         for _ in epoch.timed(batches()):
             clock.now += host_seconds + step_seconds
@@ -102,6 +121,12 @@ def test_devices_that_wait(
     )
     assert (values["data_wait_share"], values["host_share"]) == pytest.approx(shares)
     assert found == bound
+
+
+def test_devices_that_were_at_work_did_not_wait(tmp_path: Path):
+    """Of the 10 s until a batch is there, the step before takes 9; the first batch has no step before it."""
+    values, _, _ = run(tmp_path, batch_seconds=10, host_seconds=0, step_seconds=0, ready=True, seconds_after_launch=9.0)
+    assert values["data_wait_share"] == pytest.approx((10 + 3 * 1) / 40)
 
 
 def test_words_go_to_the_metrics_file_alone(tmp_path: Path):

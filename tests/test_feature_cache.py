@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from socialtag_jax import feature_cache, training_data
+from socialtag_jax import feature_cache, memory_check, training_data
 from socialtag_jax.config import Augmentation, Cache, Experiment, Input, Model, Optimizer, Stage, resolve
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.feature_cache import FeatureView
@@ -114,6 +114,25 @@ def test_float16_refuses_what_it_cannot_hold(tmp_path: Path):
         next(view.write(0, iter([(features, np.zeros((1, TAGS), np.int32))])))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers_are_refused(tmp_path: Path, value: float):
+    features = np.full((1, 2, 4), value, np.float32)
+    with pytest.raises(UserError, match=f"a feature is {value}: the frozen layers overflow"):
+        next(new_view(tmp_path).write(0, iter([(features, np.zeros((1, TAGS), np.int32))])))
+
+
+def test_a_closed_view_holds_no_files_open(tmp_path: Path):
+    view = new_view(tmp_path)
+    write(view)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for index in range(0, RECORDS, 100):
+        assert view[index] is not None
+    assert len(list(Path("/proc/self/fd").iterdir())) > before
+    view.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert view[0] is not None
+
+
 def test_many_records_are_few_files(tmp_path: Path):
     view = FeatureView(tmp_path, "x", {}, feature_shape=(512,), dtype="float32", max_tags=10, records=10_000_000)
     assert view.missing() == [range(10_000_000)]
@@ -175,6 +194,28 @@ def test_one_view_without_augmentation(dataset: Dataset, tmp_path: Path):
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
+def test_accumulated_steps_see_the_same_features(dataset: Dataset, tmp_path: Path):
+    """The frozen layers run in parts as large as the training step's."""
+    parts = dataclasses.replace(EXPERIMENT, input=Input(batch_size=16, eval_batch_size=8, accumulation_steps=2))
+    experiment = dataclasses.replace(parts, stages=(Stage(epochs=2),))
+    train(experiment, dataset, tmp_path / "online")
+    train(cached(tmp_path / "cache", 2, experiment), dataset, tmp_path / "cached")
+    assert arrays_of(tmp_path / "cached", 4) == arrays_of(tmp_path / "online", 4)
+
+
+def test_features_that_do_not_fit_into_memory_are_refused(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The head's own step fits; 8 photos of 48 px need 4 bytes for 2 x 64 features of 48 x 48 positions each."""
+    least = 8 * 4 * 2 * 64 * 48 * 48
+    assert least > 9e6
+    limit = memory_check.Limit(60_000_000 // 4 + 2_000_000, None, 4)
+    monkeypatch.setattr(memory_check, "memory_limit", lambda *_: limit)
+    data = feature_data(cached(tmp_path / "cache", 1), dataset)
+    with pytest.raises(UserError, match=r"--input\.batch-size: 8 images a step need .* MB on each device"):
+        data.complete("train", 0)
+
+
 def test_fewer_views_than_epochs_are_used_in_turn(online: Path, dataset: Dataset, tmp_path: Path):
     """One augmented view: the first epoch is as without a cache, the second sees the same pixels again."""
     train(cached(tmp_path / "cache", 1), dataset, tmp_path / "run")
@@ -199,7 +240,7 @@ def test_features_are_computed_once(dataset: Dataset, tmp_path: Path, monkeypatc
         dataclasses.replace(experiment, cache=dataclasses.replace(experiment.cache, dtype="float16")),
     ]
     for one in others:
-        views = {view.folder for view in feature_data(one, dataset).all_views() if view.missing()}
+        views = {view.folder for view in feature_data(one, dataset).needed_views(0) if view.missing()}
         assert views
         assert not views & folders
 
@@ -246,7 +287,7 @@ def test_an_interrupted_cache_goes_on(online: Path, dataset: Dataset, tmp_path: 
         patch.setattr(FeatureView, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             train(experiment, dataset, tmp_path / "run")
-    (view, *_) = feature_data(experiment, dataset).all_views()
+    (view, *_) = feature_data(experiment, dataset).needed_views(0)
     assert len(list(view.folder.glob("rows-*.bin"))) >= 2
     train(experiment, dataset, tmp_path / "run")
     assert arrays_of(tmp_path / "run", 12) == arrays_of(online, 12)

@@ -3,6 +3,8 @@
 import functools
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +124,7 @@ def test_the_need_of_a_compiled_step():
     batch = image_batch(2, 16)
     need = stage.need(stage.compile_train(batch), batch, training=True)
     rows = 8 * (SIZE * SIZE * 3 + 4 * 4 + 4)
-    assert (need.batches, need.queue) == (3 * rows, 4 * 2 * rows)
+    assert (need.batches, need.queue) == (4 * rows, 4 * 2 * rows)
     head = 512 * 512 + 512 + 512 * N_TAGS + N_TAGS
     # Block 5 and the head, with two moments; the counts of steps.
     trainable = 3 * (512 * 512 * 9 + 512) + head
@@ -149,8 +151,18 @@ def test_the_limit_of_cpus_is_shared():
     """What the run holds already is counted as its own."""
     held = {"kernel": jax.ShapeDtypeStruct((2**30, 2**10), jnp.float32)}
     limit = memory_check.memory_limit(Devices(), held)
+    assert limit is not None
     assert (limit.host, limit.count) == (None, 4)
     assert 2**42 < limit.device < 2**42 + available_memory()
+
+
+def test_devices_that_do_not_say_what_they_have():
+    devices: Any = SimpleNamespace(platform="gpu", devices=[SimpleNamespace(memory_stats=lambda: None)])
+    assert memory_check.memory_limit(devices, {}) is None
+    need = Need(2 * 10**9, 10**7, 5 * 10**8, 3 * 10**6)
+    line = memory_check.check(need, lambda _: need, batch_size=8, multiple=1, limit=None, where="x")
+    assert line.startswith("2.51 GB on each device (2.00 GB state, ")
+    assert line.endswith("which does not say how much it has")
 
 
 MEASURE = """

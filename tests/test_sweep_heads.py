@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from socialtag_jax.config import Experiment, Input, Loss, Model, Optimizer, Schedule, Stage
+from socialtag_jax.config import Checkpoints, Experiment, Input, Loss, Model, Optimizer, Schedule, Stage, Suggestion
 from socialtag_jax.input_pipeline import train_order
 from socialtag_jax.model import HEAD_LAYERS, init_params
 from socialtag_jax.optimizer import make_optimizer
@@ -19,7 +19,7 @@ from socialtag_jax.search_space import Configuration, configure
 from socialtag_jax.steps import build_model, eval_step, make_train_step, stage_start
 from socialtag_jax.sweep_heads import init_head
 from socialtag_jax.sweep_training import Features, Sweep
-from socialtag_jax.sweep_trials import EpochScores, Rung, make_trials
+from socialtag_jax.sweep_trials import EpochScores, Rung, Trial, make_trials
 
 N_TAGS, RECORDS, BATCH, EPOCHS = 9, 26, 8, 3
 BASE = Experiment(
@@ -149,6 +149,11 @@ CASES: dict[str, tuple[Experiment, list[Configuration]]] = {
         [{"stages.0.learning_rate": 1e-3, "optimizer.schedule.final_share": 0.5},
          {"stages.0.learning_rate": 1e-2, "optimizer.schedule.final_share": 0.0}],
     ),
+    "no schedule": (
+        BASE,
+        [{"optimizer.schedule.final_share": 0.0, "optimizer.learning_rate": 1e-2},
+         {"optimizer.schedule.final_share": 0.0, "optimizer.learning_rate": 1e-3}],
+    ),
     "sgd": (
         dataclasses.replace(BASE, optimizer=Optimizer(kind="sgd", momentum=0.9)),
         [{"optimizer.learning_rate": 1e-1}, {"optimizer.learning_rate": 1e-2}],
@@ -188,6 +193,31 @@ def test_rungs_go_on_where_the_last_one_ended():
     second = min(first, key=lambda index: min(scores.loss for scores in whole[index][:2]))
     for index, curve in enumerate(halved):
         assert_same(curve, whole[index][: 3 if index == second else 2 if index in first else 1])
+
+
+def test_equal_heads_go_on_in_the_order_of_the_search():
+    """With nothing over the threshold, every F1 is 0; two hidden sizes, which are trained one after the other."""
+    blind = dataclasses.replace(BASE, suggestion=Suggestion(threshold=0.999), checkpoints=Checkpoints(monitor="f1"))
+    configurations: list[Configuration] = [{"model.hidden_units": units} for units in (16, 24, 16, 24)]
+    curves = sweep(blind, configurations, make_features(), heads_at_once=1, rungs=(Rung(4, 1), Rung(2, 2)))
+    assert [len(curve) for curve in curves] == [2, 2, 1, 1]
+
+
+def test_a_head_that_was_left_out_does_not_come_back(monkeypatch: pytest.MonkeyPatch):
+    """Both heads of the second rung diverge in it: nobody is left for the third."""
+    append = Sweep._append
+
+    def diverge(self: Sweep, trials: list[Trial], *arguments: Any) -> None:
+        append(self, trials, *arguments)
+        for trial in trials:
+            if len(trial.curve) == 2:
+                trial.curve[-1] = EpochScores(float("nan"), float("nan"), 0.0)
+
+    monkeypatch.setattr(Sweep, "_append", diverge)
+    configurations: list[Configuration] = [{"optimizer.learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)]
+    rungs = (Rung(3, 1), Rung(2, 2), Rung(1, 3))
+    curves = sweep(BASE, configurations, make_features(), heads_at_once=1, rungs=rungs)
+    assert sorted(len(curve) for curve in curves) == [1, 2, 2]
 
 
 def test_the_head_is_drawn_as_with_the_convolutions():

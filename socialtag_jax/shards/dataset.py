@@ -64,6 +64,11 @@ class Dataset:
     splits: Mapping[str, Split]
     fingerprint: str
 
+    @property
+    def content_hashed(self) -> bool:
+        """Whether the fingerprint is one of the records' content; where TFDS made the folder, it is of their sizes."""
+        return (self.folder / MANIFEST).exists()
+
     def split(self, name: str) -> Split:
         """The split of that name.
 
