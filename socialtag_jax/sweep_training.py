@@ -20,8 +20,8 @@ from socialtag_jax.steps import TrainState
 from socialtag_jax.sweep_heads import HeadPrograms
 from socialtag_jax.sweep_trials import EpochScores, Rung, Trial, ranked
 
-_CPU_HEADS, _ACCELERATOR_HEADS = 4, 32
-"""Heads that a device trains at once. On a CPU more are no faster: the states of four nearly fit its cache."""
+_CPU_HEADS, _ACCELERATOR_HEADS = 2, 32
+"""Heads that a device trains at once. On a CPU more are slower: their states leave its cache."""
 
 
 @dataclass(frozen=True)
