@@ -154,7 +154,10 @@ def train(options: argparse.Namespace) -> int:
         from socialtag_jax import input_rate, run_folder
 
         rate = input_rate.measure(experiment, dataset)
-        known = None if options.workdir is None else run_folder.last_epoch_rate(options.workdir)
+        # A run that trains from cached features reads no photos.
+        known = None
+        if options.workdir is not None and not experiment.cache.views:
+            known = run_folder.last_epoch_rate(options.workdir)
         print("\n".join(input_rate.report(rate, experiment, dataset, known)))
         return 0
     from socialtag_jax import compilation_cache

@@ -125,31 +125,35 @@ class FeatureView:
                     shard, filled = self._empty_shard(start), 0
             yield len(features)
 
-    def __getitem__(self, index: int) -> np.void:
-        """A record's row, with the fields "features" and "tag_ids".
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Records' rows, [indices], with the fields "features" and "tag_ids".
 
         Raises:
-          UserError: the row's checksum does not match.
+          UserError: a row's checksum does not match.
         """
-        number, offset = divmod(index, self._shard_rows)
-        start = number * self._shard_rows
-        if start not in self._shards:
-            self._shards[start] = np.memmap(self._path(start), self._row, "r")
-        row = self._shards[start][offset]
-        if row["checksum"] != _checksum(row):
-            raise UserError(
-                f"the checksum of record {index}'s features does not match: the file is damaged",
-                where=self._path(start),
-                hint="delete the file and run the same command again: its features are then computed again",
-            )
-        return row
+        found = np.empty(len(indices), self._row)
+        numbers, offsets = np.divmod(indices, self._shard_rows)
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            found[here] = self._shard(number * self._shard_rows)[offsets[here]]
+        for index, row in zip(indices, found, strict=True):
+            if row["checksum"] != _checksum(row):
+                raise UserError(
+                    f"the checksum of record {index}'s features does not match: the file is damaged",
+                    where=self._path(int(index) // self._shard_rows * self._shard_rows),
+                    hint="delete the file and run the same command again: its features are then computed again",
+                )
+        return found
 
     def all(self) -> tuple[np.ndarray, np.ndarray]:
         """All features, [records, ...] in their dtype on disk, and tag ids, int32 [records, max_tags]."""
-        rows = np.empty(self._records, self._row)
-        for index in range(self._records):
-            rows[index] = self[index]
+        rows = self.rows(np.arange(self._records))
         return np.ascontiguousarray(rows["features"]), np.ascontiguousarray(rows["tag_ids"])
+
+    def _shard(self, start: int) -> np.memmap:
+        if start not in self._shards:
+            self._shards[start] = np.memmap(self._path(start), self._row, "r")
+        return self._shards[start]
 
     def close(self) -> None:
         """Closes the files; reading again opens them anew."""

@@ -15,6 +15,7 @@ import optax
 
 from socialtag_jax import announcement, checkpoints, config, files, parallel, pretrained, run_folder, training_data
 from socialtag_jax.config import Experiment, Stage
+from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.epoch import Epoch, diverged
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
@@ -225,11 +226,14 @@ class Trainer:
     def _validate(self, evaluate: parallel.CompiledStep, data: TrainingData, params: Params) -> dict[str, float]:
         """Mean loss over all validation images, and mean F1 over those that have tags."""
         total = images = f1 = tagged = 0.0
-        for batch in self._devices.prefetch(data.validation()):
+
+        def launch(batch: Any) -> Callable[[], Any]:
             outputs = evaluate(params, batch)
-            loss, scores, weight, tag_ids = jax.device_get(
-                (outputs["loss"], outputs["f1"], batch["weight"], batch["tag_ids"])
+            return functools.partial(
+                jax.device_get, (outputs["loss"], outputs["f1"], batch["weight"], batch["tag_ids"])
             )
+
+        for _, (loss, scores, weight, tag_ids) in one_ahead(self._devices.prefetch(data.validation()), launch):
             has_tags = tag_ids[..., 0] >= 0
             total += float(np.sum(loss * weight, dtype=np.float64))
             images += float(np.sum(weight))

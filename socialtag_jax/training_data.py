@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -212,7 +213,7 @@ class FeatureData:
     def validation(self) -> Iterator[FeatureBatch]:
         """Features of photos that were only resized."""
         view = self.complete("validation", 0)
-        return self._batches(view, self._eval_shape, range(len(view)))
+        return self._batches(view, self._eval_shape, np.arange(len(view)))
 
     def complete(self, split: str, number: int) -> FeatureView:
         """A view of a split ("train" or "validation"), after what is missing of it was computed.
@@ -296,16 +297,16 @@ class FeatureData:
             records=len(dataset.split(split)),
         )
 
-    def _batches(self, view: FeatureView, shape: BatchShape, order: np.ndarray | range) -> Iterator[FeatureBatch]:
-        row = view[0]
+    def _batches(self, view: FeatureView, shape: BatchShape, order: np.ndarray) -> Iterator[FeatureBatch]:
+        row = self.train_shapes["features"]
 
         def assemble(number: int) -> FeatureBatch:
-            features = np.zeros((shape.size, *row["features"].shape), row["features"].dtype)
+            rows = view.rows(order[number * shape.size : (number + 1) * shape.size])
+            features = np.zeros((shape.size, *row.shape[2:]), row.dtype)
             tag_ids = np.full((shape.size, shape.max_tags), -1, np.int32)
             weight = np.zeros(shape.size, np.float32)
-            for place, index in enumerate(order[number * shape.size : (number + 1) * shape.size]):
-                record = view[int(index)]
-                features[place], tag_ids[place], weight[place] = record["features"], record["tag_ids"], 1.0
+            features[: len(rows)], tag_ids[: len(rows)] = rows["features"], rows["tag_ids"]
+            weight[: len(rows)] = 1.0
             lead = (shape.devices, shape.rows)
             return FeatureBatch(
                 features=features.reshape(*lead, *features.shape[1:]),
@@ -314,7 +315,7 @@ class FeatureData:
             )
 
         numbers = range(batch_count(len(view), shape.size, self._experiment.debug_batches))
-        batch_bytes = shape.size * row["features"].nbytes
+        batch_bytes = shape.size * math.prod(row.shape[2:]) * row.dtype.itemsize
         threads = self._experiment.input.threads
         return input_pipeline.in_threads(assemble, numbers, batch_bytes=batch_bytes, threads=threads)
 

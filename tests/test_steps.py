@@ -1,6 +1,7 @@
 """The compiled steps on 1, 2 and 4 simulated devices: same losses, equal replicas, frozen layers frozen to the bit."""
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from socialtag_jax.errors import UsageError
 from socialtag_jax.losses import image_losses, multi_hot
 from socialtag_jax.model import HEAD_LAYERS, TagPredictor, init_params, tag_logits, trainable_layers
 from socialtag_jax.optimizer import count, make_optimizer
-from socialtag_jax.parallel import Devices
+from socialtag_jax.parallel import Devices, on_one_device
 from socialtag_jax.steps import TrainState, eval_step, make_train_step, stage_start
 
 N_TAGS, ROWS, SIZE = 7, 8, 48
@@ -180,6 +181,29 @@ def test_donated_state_is_gone():
     before = setup.state
     setup.run(1)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((before.params, before.opt_state)))
+
+
+def test_bfloat16_is_of_the_convolutions_alone():
+    """Every convolution, forward and backward; parameters, optimizer state and loss stay float32."""
+    losses = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = TagPredictor(n_tags=N_TAGS, compute_dtype=dtype)
+        experiment, stage = Experiment(name="test", model=Model(input_size=SIZE)), Stage(freeze_layers=16)
+        params = jax.tree.map(jnp.array, start_params(TagPredictor))
+        optimizer = make_optimizer(experiment, stage, params, steps_per_epoch=4)
+        state = stage_start(experiment, stage, optimizer, params, jnp.zeros((), jnp.int32))
+        step = on_one_device(make_train_step(experiment, stage, model, optimizer))
+        batch = jax.tree.map(lambda leaf: leaf[0], make_batch(1))
+        convolutions = re.findall(r"(\w+)\[[^ ]*\] = conv_general_dilated", str(jax.make_jaxpr(step)(state, batch)))
+        # Backward: the kernels of block5_conv2 and block5_conv3, and the latter's input.
+        assert len(convolutions) == 13 + 2 + 1
+        assert {name.rpartition(":")[2] for name in convolutions} == {"bf16" if dtype == jnp.bfloat16 else "f32"}
+        state, sums = jax.jit(step)(state, batch)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, sums))} == {"float32"}
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state.opt_state)} <= {"float32", "int32"}
+        losses[dtype] = float(sums["loss"])
+    assert losses[jnp.bfloat16] != losses[jnp.float32]
+    assert losses[jnp.bfloat16] == pytest.approx(losses[jnp.float32], rel=0.02)
 
 
 def test_eval_step_rows_are_in_order():

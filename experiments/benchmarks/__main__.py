@@ -9,6 +9,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,14 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.questions) - set(QUESTIONS):
         parser.error(f"no such question: {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
+    if not options.corel5k.exists():
+        parser.error(
+            f"{options.corel5k}: no such archive; name Corel5K's photos (corel5k/tags.csv in it) with --corel5k"
+        )
     for name in harness.requirements():
         harness.environment(name)
     failed = [name for name in options.questions or QUESTIONS if not ask(name, options)]
-    text = table()
+    text = table([name for name in QUESTIONS if name not in failed])
     files.write_text(TABLE, text)
     files.write_text(README, with_table(README.read_text(encoding="utf-8"), text))
     print(text)
@@ -67,10 +72,12 @@ def ask(name: str, options: argparse.Namespace) -> bool:
             return False
 
 
-def table() -> str:
-    """The answers of all questions, from their JSON files, as Markdown."""
-    answers = {name: read(harness.RESULTS / f"{name}.json") for name in QUESTIONS}
+def table(questions: Iterable[str]) -> str:
+    """The last answers of these questions, from their JSON files, as Markdown."""
+    answers = {name: read(harness.RESULTS / f"{name}.json") for name in questions}
     found = {name: answer for name, answer in answers.items() if answer is not None}
+    if not found:
+        sys.exit("benchmarks: no question was answered")
     fields = [field.name for field in dataclasses.fields(harness.Row)]
     rows = [
         harness.Row(**{field: row[field] for field in fields}) for answer in found.values() for row in answer["rows"]
