@@ -19,7 +19,7 @@ from socialtag_jax import files
 QUESTIONS = {
     "input_pipeline": 240,
     "train_step": 420,
-    "transfer_job": 600,
+    "transfer_job": 720,
     "sweep": 200,
     "inference": 200,
     "feeding": 90,

@@ -5,7 +5,7 @@ validation after each, float32, Adam 1e-3, batches of 32. Ours caches what the f
 without augmentation (`cache.views` 1), or of four augmented views a photo. The peers, as they are used, put every photo
 through VGG16 in every epoch.
 
-On two cores the peers' jobs take hours. So a whole job is run on 64 and 32 of the photos, by all from the same weights,
+On two cores the peers' jobs take hours. So a whole job is run on 64 and 16 of the photos, by all from the same weights,
 which compares the validation losses and gives the rates; and the full job is computed:
 
 * a peer's: its start, and 10 epochs at its images a second, of training and of validation;
@@ -37,7 +37,7 @@ from socialtag_jax.machine import usable_cores
 
 SIZE, BATCH, EPOCHS, LEARNING_RATE = 224, 32, 10, 1e-3
 FULL = {"train": 4050, "validation": 450}
-PART = {"train": 64, "validation": 32}
+PART = {"train": 64, "validation": 16}
 SEEDS = 4
 GOALS = {1: 5.0, 4: 2.0}
 EXPERIMENT = f"""from socialtag_jax.config import Experiment, Optimizer, Stage
