@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from socialtag_jax import feature_cache, memory_check, training_data
-from socialtag_jax.config import Augmentation, Cache, Experiment, Input, Model, Optimizer, Stage, resolve
+from socialtag_jax.config import Augmentation, Cache, Experiment, Input, Optimizer, Stage, resolve
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.feature_cache import FeatureView
 from socialtag_jax.model import TagPredictor, frozen_features, init_params, tag_logits
@@ -23,6 +23,7 @@ from socialtag_jax.steps import build_model
 from socialtag_jax.train import initial_params
 from socialtag_jax.training_data import FeatureData
 from tests.photos import colour_rows, photo_folder, prepared
+from tests.test_train import EXPERIMENT as SHORT
 from tests.test_train import arrays_of, metrics_of, train, untimed_metrics_of
 
 RECORDS, TAGS = 1200, 3
@@ -138,13 +139,8 @@ def test_many_records_are_few_files(tmp_path: Path):
     assert view._shard_rows * 256 >= 10_000_000
 
 
-EXPERIMENT = Experiment(
-    name="colours",
-    weights="random",
-    model=Model(input_size=48, hidden_units=32),
-    optimizer=Optimizer(learning_rate=1e-3),
-    input=Input(batch_size=8, eval_batch_size=8),
-    stages=(Stage(epochs=2, freeze_layers=19), Stage(epochs=2, freeze_layers=16, learning_rate=1e-4)),
+EXPERIMENT = dataclasses.replace(
+    SHORT, stages=(Stage(epochs=2, freeze_layers=19), Stage(epochs=2, freeze_layers=16, learning_rate=1e-4))
 )
 
 
