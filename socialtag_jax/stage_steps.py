@@ -94,13 +94,10 @@ class StageCompiler:
     def roofline(self, train: CompiledStep, batch: Shapes, roof: Roof) -> Roofline:
         """Of the compiled training step."""
         parts, count = self.experiment.input.accumulation_steps, len(self.devices)
-        operations = train.flops * count
-        if parts > 1 or self.devices.platform == "gpu":
-            # XLA counts a loop's body once, and nothing of what libraries do: the same step without accumulation, as it
-            # is before XLA optimizes, has all the operations in sight.
-            operations = self.devices.count_flops(
-                self._train_step(config.unaccumulated(self.experiment)), self.state, batch
-            )
+        # XLA counts a loop's body once: the same step without accumulation has all the operations in sight.
+        operations = self.devices.count_flops(
+            self._train_step(config.unaccumulated(self.experiment)), self.state, batch
+        )
         return Roofline(operations, intensity(train, operations / count / parts), roof)
 
     def need(self, step: CompiledStep, batch: Shapes, *, training: bool) -> Need:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from socialtag_jax import flops
+from socialtag_jax import convolution, flops
 from socialtag_jax.config import Experiment, Input, Model, Optimizer, Stage
 from socialtag_jax.model import HEAD_LAYERS, VGG16_LAYERS, param_shapes, trainable_layers
 from socialtag_jax.optimizer import make_optimizer
@@ -93,12 +93,15 @@ def test_flops_are_those_of_the_closed_form(freeze_layers: int):
     assert Program(freeze_layers, 4).count_flops() == pytest.approx(expected, rel=0.005)
 
 
-def test_the_compiled_step_does_what_was_counted(head_only: Program, compiled_head_only: CompiledStep):
+def test_the_compiled_step_does_what_was_counted(monkeypatch: pytest.MonkeyPatch):
     """A head-only step: a forward pass and three times the head. Nothing of a frozen layer's backward pass is left."""
-    counted = head_only.count_flops()
-    assert compiled_head_only.flops == pytest.approx(counted, rel=0.005)
+    # With XLA's convolutions: Winograd's take fewer operations, and are loops, whose bodies count once.
+    monkeypatch.setattr(convolution, "_LEAST_TILES", 10**9)
+    head_only = Program(19)
+    counted, compiled = head_only.count_flops(), head_only.compile()
+    assert compiled.flops == pytest.approx(counted, rel=0.005)
     forward = BATCH * sum(inner_flops())
-    assert compiled_head_only.flops == pytest.approx(forward, rel=0.01)
+    assert compiled.flops == pytest.approx(forward, rel=0.01)
     on_four = Program(19, 4)
     assert 4 * on_four.compile().flops == pytest.approx(counted, rel=0.005)
 
@@ -111,7 +114,9 @@ def test_frozen_layers_have_no_optimizer_state_and_no_gradients(
     assert compiled_head_only.memory.arguments == pytest.approx(arguments, abs=1000)
     assert compiled_whole.memory.arguments == pytest.approx(3 * PARAM_BYTES + head_only.batch_bytes(), abs=1000)
     assert trainable_layers(0) == set(head_only.params)
-    assert compiled_head_only.memory.temporaries < 0.1 * compiled_whole.memory.temporaries
+    # Less than the gradients of all layers, to say nothing of the activations that they are made from.
+    saved = compiled_whole.memory.temporaries - compiled_head_only.memory.temporaries
+    assert saved > PARAM_BYTES + 2 * BATCH * 4 * (SIZE * SIZE * 64)
 
 
 def test_the_state_is_donated(compiled_head_only: CompiledStep, compiled_whole: CompiledStep, head_only: Program):
@@ -125,7 +130,9 @@ def test_accumulation_needs_less_memory(compiled_whole: CompiledStep):
     """With all layers trained, most temporaries are activations kept for the backward pass: of a quarter at a time."""
     parts = Program(0, parts=4).compile()
     assert compiled_whole.memory.temporaries > 10 * PARAM_BYTES
-    assert parts.memory.temporaries < 0.4 * compiled_whole.memory.temporaries
+    # Gradients are there twice: of a part, and the sum.
+    activations = compiled_whole.memory.temporaries - PARAM_BYTES
+    assert parts.memory.temporaries < activations / 4 + 2.2 * PARAM_BYTES
 
 
 def test_another_shape_is_refused(head_only: Program, compiled_head_only: CompiledStep):

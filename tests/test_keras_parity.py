@@ -82,11 +82,12 @@ def test_logits_of_real_photos(params: LayerParams, shared_data: Path):
     assert_close(our_logits(params, photos), np.asarray(model(keras_peer.preprocessed(photos), training=False)))
 
 
-@pytest.mark.parametrize("freeze_layers", [19, 16])
-def test_ten_steps_of_keras(freeze_layers: int):
-    """Tolerance: 1/500 of the way that ten Adam steps of 1e-4 can go, for every single parameter.
+@pytest.mark.parametrize(("freeze_layers", "outliers"), [(19, 0.0), (16, 1e-4)])
+def test_ten_steps_of_keras(freeze_layers: int, outliers: float):
+    """Tolerance: 1/500 of the way that ten Adam steps of 1e-4 can go.
 
-    Many gradients are as small as Adam's epsilon here, so that it matters where that is added.
+    Many gradients are as small as Adam's epsilon here, so that it matters where that is added; and of a few, block 5's
+    inputs decide the sign, which Winograd's method rounds otherwise: 1/50 of the way for one parameter in 10,000.
     """
     result = keras_peer.random_steps(freeze_layers)
     ours, theirs = result.first_losses
@@ -99,4 +100,6 @@ def test_ten_steps_of_keras(freeze_layers: int):
                 assert found.tobytes() == before.tobytes() == expected.tobytes()
                 continue
             assert np.abs(expected - before).max() > 0.1 * result.learning_rate
-            assert np.abs(found - expected).max() < 2e-6, f"{layer}/{name}"
+            away = np.abs(found - expected)
+            assert away.max() < (2e-5 if outliers else 2e-6), f"{layer}/{name}"
+            assert np.mean(away >= 2e-6) <= outliers, f"{layer}/{name}"

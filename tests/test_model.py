@@ -104,15 +104,15 @@ def test_freeze_boundary(params: Params, images: np.ndarray, freeze_layers: int,
 
 
 def test_freezing_drops_the_backward_pass(params: Params, images: np.ndarray):
-    """With 19 frozen layers the compiled step does about one forward pass's work, not three."""
+    """With 19 frozen layers the step does about one forward pass's work, not three."""
 
     def cost(freeze_layers: int) -> float:
         def loss(params: Params) -> jax.Array:
             logits = tag_logits(TagPredictor(n_tags=11), params, jnp.asarray(images), freeze_layers=freeze_layers)
             return jnp.sum(jnp.square(logits))
 
-        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
-        analysis = compiled.cost_analysis()
+        # As for a TPU: on a CPU, Winograd's method leaves the forward pass fewer operations than this counts.
+        analysis = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("tpu",)).cost_analysis()
         assert analysis is not None
         return analysis["flops"]
 

@@ -19,8 +19,9 @@ from socialtag_jax import files
 QUESTIONS = {
     "input_pipeline": 240,
     "train_step": 420,
-    "transfer_job": 720,
+    "transfer_job": 600,
     "sweep": 200,
+    "data_wait": 120,
     "inference": 200,
     "feeding": 90,
     "device_overhead": 90,

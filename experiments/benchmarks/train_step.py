@@ -4,10 +4,11 @@ VGG16 at 224 px with the head for Corel5K's 371 tags, the weighted loss, dropout
 the same head everywhere. 19 frozen layers are transfer learning (only the head trains), 16 are fine tuning. A batch
 lies ready on the device; the peers' is preprocessed already, while our step preprocesses it. All take turns.
 
-On a CPU: float32 (torchvision in bfloat16 as well), and batches of 8 for the sake of time: images a second at 32 differ
-little. On a GPU: ours in bfloat16 at batch 128, 256 and 512, beside torchvision compiled, in bfloat16, channels last.
-The ceiling is what a step would reach if all its products, forward and backward, ran at the rate of a large matrix
-product, which is measured in turn with the rest: our share of it is the MFU.
+On a CPU: float32 (torchvision in bfloat16 as well), and batches of 8 for the sake of time. On a GPU: ours in bfloat16
+at batch 128, 256 and 512, beside torchvision compiled, in bfloat16, channels last.
+Beside them stands what a step would reach if all its products, forward and backward, ran at the rate of a large matrix
+product, which is measured in turn with the rest: our share of it is the MFU. On a CPU it can be more than 1, as our
+convolutions need fewer products.
 
 Command:  python -m experiments.benchmarks.train_step     (7 minutes on 2 cores; a GPU needs jax[cuda12])
 """

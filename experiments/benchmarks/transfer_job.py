@@ -13,7 +13,8 @@ which compares the validation losses and gives the rates; and the full job is co
   features lie ready. Its photos are of 32 px, so that its features are quickly made: what is trained from them does not
   depend on it, as features are 512 numbers at any size.
 
-The peers' epochs take turns; our runs are between them, as `socialtag train` in processes of their own.
+The peers' epochs take turns; our runs are between them, as `socialtag train` in processes of their own. How far the
+loss depends on the seed (the order, and what is dropped) is found by `socialtag sweep`, which trains as `train` does.
 
 Command:  python -m experiments.benchmarks.transfer_job [--corel5k data/corel5k.zip]     (10 minutes on 2 cores)
 """
@@ -26,7 +27,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.benchmarks import corel5k_data, harness
 from experiments.benchmarks.corel5k_data import TAGS, Photos
@@ -38,7 +38,7 @@ from socialtag_jax.machine import usable_cores
 SIZE, BATCH, EPOCHS, LEARNING_RATE = 224, 32, 10, 1e-3
 FULL = {"train": 4050, "validation": 450}
 PART = {"train": 64, "validation": 16}
-SEEDS = 4
+SEEDS = 12
 GOALS = {1: 5.0, 4: 2.0}
 EXPERIMENT = f"""from socialtag_jax.config import Experiment, Optimizer, Stage
 
@@ -68,30 +68,41 @@ class OurJob:
         """The next run computes them anew."""
         shutil.rmtree(self._folder / "features")
 
-    def run(self, photos: Photos, *, views: int, seed: int = 0, size: int = SIZE) -> dict[str, Any]:
-        """One run, of whose features a former one with the same views may have left some.
+    def run(self, photos: Photos, *, views: int, size: int = SIZE) -> float:
+        """Seconds of one run, of whose features a former one with the same views may have left some."""
+        folder, seconds = self._command("train", "--workdir", photos, views=views, size=size)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        loss = [line["loss"] for line in lines if line["kind"] == "validation"][-1]
+        print(f"ours, {views} views, {size} px: {seconds:.1f} s, loss {loss:.4f}", file=sys.stderr)
+        return seconds
 
-        Returns:
-          "seconds" of the whole process, and the "validation_loss" after the last epoch.
-        """
+    def final_losses(self, photos: Photos) -> list[float]:
+        """Validation losses after the last epoch of runs with one view and another seed each."""
+        seeds = ",".join(map(str, range(SEEDS)))
+        search = ("--search", f"seed={seeds}", "--no-plot")
+        folder, _ = self._command("sweep", "--output", photos, *search, views=1, size=SIZE)
+        trials = json.loads((folder / "sweep.json").read_text())["trials"]
+        return [trial["curve"]["validation_loss"][-1] for trial in trials]
+
+    def _command(
+        self, command: str, folder_flag: str, photos: Photos, *arguments: str, views: int, size: int
+    ) -> tuple[Path, float]:
+        """Runs a `socialtag` command: its output folder, and the seconds of the whole process."""
         self._runs += 1
-        run = self._folder / f"run{self._runs}"
-        command = [sys.executable, "-m", "socialtag_jax.cli", "train", str(self._experiment)]
-        command += ["--dataset", str(photos.dataset.folder), "--workdir", str(run), "--weights", str(self._weights)]
-        command += ["--cache.views", str(views), "--cache.folder", str(self._folder / "features")]
+        folder = self._folder / f"run{self._runs}"
+        line = [sys.executable, "-m", "socialtag_jax.cli", command, str(self._experiment)]
+        line += ["--dataset", str(photos.dataset.folder), folder_flag, str(folder), "--weights", str(self._weights)]
+        line += ["--cache.views", str(views), "--cache.folder", str(self._folder / "features")]
         # A batch of features is padded: this size pads none of the part.
-        command += ["--seed", str(seed), "--model.input-size", str(size), "--input.eval-batch-size", str(BATCH)]
+        line += ["--model.input-size", str(size), "--input.eval-batch-size", str(BATCH), *arguments]
         if views == 1:
-            command += ["--augmentation.no-enabled"]
+            line += ["--augmentation.no-enabled"]
         start = time.perf_counter()
-        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        result = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         seconds = time.perf_counter() - start
         if result.returncode != 0:
-            raise UserError(f"it failed: {result.stdout[-2000:]}", where="socialtag train")
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        loss = [line["loss"] for line in lines if line["kind"] == "validation"][-1]
-        print(f"ours, {views} views, {size} px, seed {seed}: {seconds:.1f} s, loss {loss:.4f}", file=sys.stderr)
-        return {"views": views, "seed": seed, "size": size, "seconds": seconds, "validation_loss": loss}
+            raise UserError(f"it failed: {result.stdout[-2000:]}", where=f"socialtag {command}")
+        return folder, seconds
 
 
 class PeerJob:
@@ -149,15 +160,15 @@ def run(context: Context) -> Answer:
         with Peer("torch", "torch_job", settings, log=context.log("job-torch")) as torch_peer:
             torch = PeerJob(torch_peer, time.perf_counter() - start)
             peers = {"Keras on TensorFlow": keras, "torchvision, eager float32": torch}
-            cached, views = our_runs(job, part, full, peers)
+            losses, views = our_runs(job, part, full, peers)
     versions = {"tensorflow": keras_peer.versions, "torch": torch_peer.versions}
-    return report(peers, cached, views, versions)
+    return report(peers, losses, views, versions)
 
 
 def our_runs(
     job: OurJob, part: Photos, full: Photos, peers: Mapping[str, PeerJob]
-) -> tuple[list[dict[str, Any]], dict[int, dict[str, float]]]:
-    """The peers' epochs with our runs between them: our runs of one view on the part, and seconds by views."""
+) -> tuple[list[float], dict[int, dict[str, float]]]:
+    """The peers' epochs with our runs between them: our final losses on the part by seeds, and seconds by views."""
 
     def epochs(count: int) -> None:
         for _ in range(count):
@@ -167,15 +178,16 @@ def our_runs(
             print(f"epoch {len(next(iter(peers.values())).epochs)}: validation loss {said}", file=sys.stderr)
 
     epochs(EPOCHS // 2)
-    cached = [job.run(part, views=1, seed=seed) for seed in range(SEEDS)]
+    job.run(part, views=1)
+    ready_seconds = statistics.median(job.run(part, views=1) for _ in range(3))
+    losses = job.final_losses(part)
     epochs(EPOCHS - EPOCHS // 2)
     # Two runs that differ in how many features they compute, and in nothing that they find compiled.
     job.forget_features()
-    part_seconds = {views: job.run(part, views=views)["seconds"] for views in GOALS}
+    part_seconds = {views: job.run(part, views=views) for views in GOALS}
     job.run(full, views=1, size=32)
-    full_cached_seconds = job.run(full, views=1, size=32)["seconds"]
-    ready_seconds = statistics.median(one["seconds"] for one in cached[1:])
-    return cached, our_times(part_seconds, ready_seconds, full_cached_seconds)
+    full_cached_seconds = job.run(full, views=1, size=32)
+    return losses, our_times(part_seconds, ready_seconds, full_cached_seconds)
 
 
 def our_times(
@@ -209,7 +221,7 @@ def our_times(
 
 def report(
     peers: Mapping[str, PeerJob],
-    cached: Sequence[Mapping[str, Any]],
+    losses: Sequence[float],
     views: Mapping[int, Mapping[str, float]],
     versions: Mapping[str, Mapping[str, str]],
 ) -> Answer:
@@ -227,7 +239,6 @@ def report(
             Row(question, views[1]["part_seconds"], name, peer.part_seconds, "s", less_is_better=True, note="measured")
         )
         question = "the same"
-    losses = [one["validation_loss"] for one in cached]
     mean, noise = statistics.mean(losses), 3 * statistics.stdev(losses)
     for name, peer in peers.items():
         note = f"ours {mean:.4f}, theirs {peer.final_loss:.4f}"
@@ -238,7 +249,7 @@ def report(
     details = {
         "full": FULL,
         "part": PART,
-        "ours_on_the_part": cached,
+        "our_final_losses_by_seed": losses,
         "ours_by_views": views,
         "peers": {
             name: {
