@@ -1,9 +1,9 @@
-"""Corel5K in ten minutes on two CPU cores: small images, the head only, no augmentation.
+"""Corel5K in two minutes on two CPU cores: small images, the head only, no augmentation, cached features.
 
 Command:  socialtag train experiments/corel5k_quick.py --dataset data/corel5k/1.0.0 --workdir runs/corel5k_quick
 Hardware: 2 cores of an AMD EPYC, no GPU
-Rate:     65 images/s, 9 min 38 s in all (measured)
-Expect:   test F1 0.353 (always the 5 most frequent tags: 0.205; the 15 most frequent: 0.157), mAP 0.224 (measured)
+Rate:     53 images/s for the features, then 10,000 images/s; 1 min 43 s in all (measured)
+Expect:   test F1 0.389 (always the 5 most frequent tags: 0.205; the 15 most frequent: 0.157), mAP 0.244 (measured)
 """
 
 from socialtag_jax.config import Augmentation, Cache, Checkpoints, Experiment, Model, Optimizer, Stage
@@ -14,6 +14,6 @@ experiment = Experiment(
     augmentation=Augmentation(enabled=False),
     cache=Cache(views=1),
     optimizer=Optimizer(learning_rate=1e-3),
-    stages=(Stage(epochs=8, freeze_layers=19),),
+    stages=(Stage(epochs=20, freeze_layers=19),),
     checkpoints=Checkpoints(monitor="f1"),
 )
