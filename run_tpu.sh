@@ -294,10 +294,10 @@ check_machine_flags() {
   matches --accelerator "$accelerator" 'v[0-9]+[a-z]*-[0-9]+' "a TPU as v4-8 or v5litepod-16; a GPU needs --gpu"
   if [ -z "$runtime" ]; then
     case $accelerator in
-      v6e-*) runtime=v2-alpha-tpuv6e ;;
-      v5p-*) runtime=v2-alpha-tpuv5 ;;
-      v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
-      *) runtime=tpu-ubuntu2204-base ;;
+      v6e-*) runtime="v2-alpha-tpuv6e" ;;
+      v5p-*) runtime="v2-alpha-tpuv5" ;;
+      v5litepod-*) runtime="v2-alpha-tpuv5-lite" ;;
+      *) runtime="tpu-ubuntu2204-base" ;;
     esac
   fi
   matches --runtime-version "$runtime" '[A-Za-z0-9][A-Za-z0-9._-]*' "as tpu-ubuntu2204-base"

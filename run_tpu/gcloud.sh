@@ -107,7 +107,7 @@ read_state() {
     if $dry_run; then in_queue=$queued; elif [ "$state" = NONE ]; then in_queue=false; else in_queue=true; fi
     if [[ $state == NONE || $state == ACTIVE || $state == READY ]]; then
       describe tpus tpu-vm describe "$name" "${where[@]}" '--format=value(state,networkEndpoints.len())'
-      if $in_queue && [ "$state" = NONE ]; then state=DELETED; fi
+      if $in_queue && [ "$state" = NONE ] && ! $dry_run; then state=DELETED; fi
     fi
   fi
   if ! $dry_run && [ "$state" != NONE ]; then may_exist=true; fi
