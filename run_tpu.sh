@@ -156,7 +156,7 @@ follow() {
     elif ((++silent >= 10)); then fail 1 "$machine" "is READY, but workers do not answer: ${states[*]}" "./run_tpu.sh status"
     fi
     if [ "${states[0]}" != unreachable ]; then
-      sed '1,/^run_tpu: /d' "$scratch/0.log"
+      awk 'shown; /^run_tpu: / { shown = 1 }' "$scratch/0.log"
       offset=$size
     fi
     if has_state unreachable || { has_state running && ! has_state failed; }; then continue; fi
@@ -180,9 +180,10 @@ command_recover() { check_storage; recover; }
 command_status() {
   read_state
   if [ "$state" = NONE ]; then echo "$machine: NONE, it does not exist"; return; fi
-  echo "$machine: $state"
+  $dry_run || echo "$machine: $state"
   if [ "$state" != READY ]; then return; fi
   report 0
+  if $dry_run; then return; fi
   local worker
   for ((worker = 0; worker < workers; worker++)); do
     echo "worker $worker: ${states[worker]/failed /failed with exit status }"

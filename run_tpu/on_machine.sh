@@ -53,7 +53,7 @@ machine_launch() { # socialtag train's arguments
   cd "$HOME/socialtag" 2>/dev/null && [ -e installed ] || { echo "nothing is installed here" >&2; return 1; }
   exec 9>running.lock
   # The wait is for a machine_state that looks at the lock just now.
-  if ! flock --wait 2 9; then echo "run_tpu: running already"; return; fi
+  if ! flock --wait 1 9; then echo "run_tpu: running already"; return; fi
   rm -f exit_status
   nohup setsid bash -c "$(declare -f machine_train); machine_train \"\$@\"" train "$@" </dev/null >/dev/null 2>&1 &
   echo "$!" >pid

@@ -7,7 +7,6 @@ functions; only Python's installer and the trainer are replaced there.
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 SECRET = "ya29.not-to-be-shown"
 
 GCLOUD = r"""
-import json, os, pathlib, shutil, signal, subprocess, sys, time
+import json, os, pathlib, sys
 cloud = pathlib.Path(os.environ["STUB_CLOUD"])
 arguments = sys.argv[1:]
 plan = json.loads((cloud / "plan.json").read_text())
@@ -32,7 +31,7 @@ with (cloud / "calls").open("a") as log:
     log.write(json.dumps(arguments) + "\n")
 flags = dict(a[2:].split("=", 1) for a in arguments if a.startswith("--") and "=" in a)
 words = [a for a in arguments if not a.startswith("--")]
-verb = words[3] if words[1] == "tpus" else words[2] if words[1] in ("instances", "machine-types") else words[1]
+verb = words[3] if words[1] == "tpus" else words[2] if words[1] == "instances" else words[1]
 kind = words[2] if words[1] == "tpus" else words[1]
 if verb in ("accelerator-types", "versions", "images", "machine-types") or words[0] in ("projects", "storage"):
     kind, verb = words[0], "offer"
@@ -57,12 +56,15 @@ def planned(name):
     return value
 
 
-def kill_trainers():
+def clear():
+    import shutil, signal
     for pid in cloud.glob("home*/socialtag/pid"):
         try:
             os.killpg(int(pid.read_text()), signal.SIGKILL)
         except ProcessLookupError:
             pass
+    for home in cloud.glob("home*"):
+        shutil.rmtree(home)
 
 
 def missing():
@@ -84,6 +86,7 @@ if verb == "offer":
     sys.exit()
 entry = cloud / {"queued-resources": "queue"}.get(kind, "node")
 if verb == "create":
+    import time
     time.sleep(plan["creation_time"])
     if entry.exists():
         end("ERROR: (gcloud) ALREADY_EXISTS: it already exists")
@@ -91,11 +94,11 @@ if verb == "create":
 elif verb == "delete":
     if not entry.exists():
         missing()
-    kill_trainers()
+    clear()
     entry.unlink()
     (cloud / "node").unlink(missing_ok=True)
-    for home in cloud.glob("home*"):
-        shutil.rmtree(home)
+    plan["states"] = plan["after_deletion"] or plan["states"]
+    save()
 elif verb == "describe":
     if not entry.exists():
         missing()
@@ -110,6 +113,7 @@ elif verb == "describe":
 else:
     if not entry.exists():
         missing()
+    import shutil, subprocess
     chosen = flags.get("worker", "all")
     numbers = range(plan["workers"]) if chosen == "all" else [int(chosen)]
     if "scp" in words:
@@ -123,10 +127,10 @@ else:
     if report and plan["preempt_at_report"]:
         plan["preempt_at_report"] -= 1
         if plan["preempt_at_report"] == 0:
-            plan["states"] = ["READY", plan["preempted"], "READY"]
-            kill_trainers()
-            for home in cloud.glob("home*"):
-                shutil.rmtree(home)
+            plan["states"], plan["after_deletion"] = ["READY", "PREEMPTED"], ["READY"]
+            if kind == "ssh":
+                plan["states"], plan["after_deletion"] = ["RUNNING", "TERMINATED"], ["RUNNING"]
+            clear()
             (cloud / "hold").unlink(missing_ok=True)
             save()
             end("ERROR: (gcloud.ssh) [/usr/bin/ssh] exited with return code [255].")
@@ -268,7 +272,7 @@ def cloud(folder: Path, repository: Path) -> Iterator[Cloud]:
     assert shutil.which("gcloud", path=environment["PATH"]) == str(folder / "stub" / "gcloud")
     it = Cloud(folder, environment)
     default: dict[str, Any] = {"errors": {}, "unknown": [], "states": ["READY"], "queue": ["ACTIVE"], "workers": 1}
-    default |= {"preempt_at_report": 0, "preempted": "PREEMPTED", "drop_after": "", "scp_fails_on": -1}
+    default |= {"preempt_at_report": 0, "after_deletion": [], "drop_after": "", "scp_fails_on": -1}
     (folder / "plan.json").write_text(json.dumps(default | {"creation_time": 0}))
     yield it
     for process in it.started:
@@ -393,7 +397,7 @@ def test_create_leaves_a_ready_machine_as_it_is(cloud: Cloud) -> None:
 @pytest.mark.parametrize("state", ["PREEMPTED", "TERMINATED", "UNKNOWN"])
 def test_create_makes_a_lost_machine_again(cloud: Cloud, state: str) -> None:
     cloud.run("create")
-    cloud.plan(states=[state, state, "READY"])
+    cloud.plan(states=[state], after_deletion=["READY"])
     result = cloud.run("create")
     assert result.returncode == 0
     assert [call[3] for call in cloud.calls("tpu-vm") if call[3] in ("create", "delete")] == ["create", "delete", "create"]
@@ -507,11 +511,7 @@ def test_a_gpu_machine(cloud: Cloud) -> None:
 
 def test_a_preempted_gpu_machine_is_made_again(cloud: Cloud) -> None:
     (cloud.folder / "hold").touch()
-    cloud.plan(states=["RUNNING"], preempt_at_report=3, preempted="TERMINATED")
-    plan = json.loads((cloud.folder / "plan.json").read_text())
-    stub = cloud.folder / "stub" / "gcloud"
-    stub.write_text(stub.read_text().replace('["READY", plan["preempted"], "READY"]', '["TERMINATED"] * 3 + ["RUNNING"]'))
-    assert plan["states"] == ["RUNNING"]
+    cloud.plan(states=["RUNNING"], preempt_at_report=3)
     result = cloud.run("run", "--gpu", "--accelerator", "nvidia-l4", "--spot", *TRAIN)
     assert result.returncode == 0, result.stderr
     assert len(cloud.calls("create")) == 2
@@ -735,7 +735,7 @@ def test_run_joins_a_training_that_runs(cloud: Cloud) -> None:
 
 def test_recover_makes_the_machine_again_and_launches(cloud: Cloud) -> None:
     cloud.run("create")
-    cloud.plan(states=["PREEMPTED", "PREEMPTED", "READY"])
+    cloud.plan(states=["PREEMPTED"], after_deletion=["READY"])
     result = cloud.run("recover", *TRAIN)
     assert result.returncode == 0, result.stderr
     assert "worker 0: started" in result.stderr
@@ -790,19 +790,16 @@ def test_dry_run_prints_commands_that_a_shell_reads_and_runs_none(cloud: Cloud, 
     assert cloud.calls() == []
     assert "costs money" not in result.stderr
     assert not list(cloud.folder.glob("tmp.*"))
-    # Read by a shell in which both programs only tell their arguments, one call a line.
-    tell = "import json, sys; print(json.dumps(sys.argv[1:]))"
-    programs = "".join(f'{name}() {{ {sys.executable} -ISc {shlex.quote(tell)} {name} "$@"; }}\n' for name in ("gcloud", "git"))
+    # Read by a shell in which both programs only tell their arguments.
+    programs = "".join(f"{name}() {{ printf '%s\\0' {name} \"$@\"; printf '\\1'; }}\n" for name in ("gcloud", "git"))
     read = subprocess.run(["bash", "-euc", programs + result.stdout], capture_output=True, text=True, check=True)
-    calls = [json.loads(line) for line in read.stdout.splitlines()]
-    assert len(calls) >= 1
+    calls = [call.split("\0")[:-1] for call in read.stdout.split("\1")[:-1]]
+    assert {call[0] for call in calls} <= {"gcloud", "git"}
     expected = {"create": "create", "install": "scp", "launch": "ssh", "logs": "ssh", "status": "describe"}
     expected |= {"recover": "create", "delete": "delete", "run": "create"}
     assert any(expected[command] in call for call in calls)
-    for call in calls:
-        for argument in call:
-            if argument.startswith("--command="):
-                subprocess.run(["bash", "-n", "-c", argument.removeprefix("--command=")], check=True)
+    for script in {argument.removeprefix("--command=") for call in calls for argument in call if "--command=" in argument}:
+        subprocess.run(["bash", "-n", "-c", script], check=True)
     if train:
         quoted = "--name 'it'\\''s two words'"
         assert any(quoted in argument for call in calls for argument in call)
