@@ -72,6 +72,6 @@ machine_report() { # OFFSET: the log's size and the state, then the log from OFF
 
 machine_logs() {
   cd "$HOME/socialtag" 2>/dev/null && [ -e train.log ] || { echo "no training was launched here" >&2; return 1; }
-  tail -n 200 --follow=name --retry --pid="$(cat pid)" train.log
+  tail -n 200 --follow=name --retry --sleep-interval=0.2 --pid="$(cat pid)" train.log
   echo "run_tpu: $(machine_state)"
 }

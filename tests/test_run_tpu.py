@@ -170,7 +170,10 @@ step=$(cat "$STUB_CLOUD/bucket-step" 2>/dev/null || echo 0)
 echo "starts at step $step"
 trap 'echo saved; exit 0' TERM
 while [ "$step" -lt 3 ] || [ -e "$STUB_CLOUD/hold" ]; do
-  step=$((step + 1)); echo "step $step"; echo "$step" >"$STUB_CLOUD/bucket-step"; sleep 0.05
+  step=$((step + 1)); echo "step $step"
+  # Process 0 alone writes.
+  if [[ $HOME == */home0 ]]; then echo "$step" >"$HOME/step" && mv "$HOME/step" "$STUB_CLOUD/bucket-step"; fi
+  sleep 0.05
 done
 exit "$(cat "$STUB_CLOUD/trainer-status" 2>/dev/null || echo 0)"
 TRAINER
@@ -178,8 +181,17 @@ TRAINER
 esac
 """
 
-TRAIN = ("--experiment", "experiments/tiny.py", "--dataset", "gs://bucket/data/set", "--workdir", "gs://bucket/runs/one")
-NO_CAPACITY = 'ERROR: (gcloud) There is no more capacity in the zone "us-central2-b"; you can try in another zone; try later'
+TRAIN = (
+    "--experiment",
+    "experiments/tiny.py",
+    "--dataset",
+    "gs://bucket/data/set",
+    "--workdir",
+    "gs://bucket/runs/one",
+)
+NO_CAPACITY = (
+    'ERROR: (gcloud) There is no more capacity in the zone "us-central2-b"; you can try in another zone; try later'
+)
 NO_QUOTA = "ERROR: (gcloud) Quota limit 'TPUV4PerProjectPerZone' has been exceeded. Limit: 0 in zone us-central2-b."
 UNAVAILABLE = "ERROR: (gcloud) HTTPError 503: The service is currently unavailable."
 DISCONNECTED = "ERROR: (gcloud.ssh) [/usr/bin/ssh] exited with return code [255]."
@@ -249,27 +261,35 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the stub of gcloud, in a module, so that Python compiles it once."""
+    folder = tmp_path_factory.mktemp("stub")
+    (folder / "stub_gcloud.py").write_text(GCLOUD)
+    gcloud = folder / "gcloud"
+    gcloud.write_text(f"#!{sys.executable} -IS\nimport sys\nsys.path.append({str(folder)!r})\nimport stub_gcloud\n")
+    gcloud.chmod(0o755)
+    return folder
+
+
 @pytest.fixture
-def cloud(folder: Path, repository: Path) -> Iterator[Cloud]:
+def cloud(folder: Path, repository: Path, stub: Path) -> Iterator[Cloud]:
     (folder / "bin").mkdir()
-    (folder / "stub").mkdir()
     (folder / "repository").symlink_to(repository)
     (folder / "bin" / "python3").write_text(PYTHON3)
-    (folder / "stub" / "gcloud").write_text(f"#!{sys.executable} -IS\n{GCLOUD}")
-    for script in ("bin/python3", "stub/gcloud"):
-        (folder / script).chmod(0o755)
+    (folder / "bin" / "python3").chmod(0o755)
     environment = {
-        "PATH": f"{folder / 'stub'}:/usr/bin:/bin",
+        "PATH": f"{stub}:/usr/bin:/bin",
         "HOME": str(folder),
         "STUB_CLOUD": str(folder),
         "CLOUDSDK_AUTH_ACCESS_TOKEN": SECRET,
         "SOCIALTAG_PROJECT": "my-project",
         "SOCIALTAG_ZONE": "us-central2-b",
         "SOCIALTAG_ACCELERATOR": "v4-8",
-        "SOCIALTAG_POLL": "0.02",
+        "SOCIALTAG_POLL": "0.01",
         "TMPDIR": str(folder),
     }
-    assert shutil.which("gcloud", path=environment["PATH"]) == str(folder / "stub" / "gcloud")
+    assert shutil.which("gcloud", path=environment["PATH"]) == str(stub / "gcloud")
     it = Cloud(folder, environment)
     default: dict[str, Any] = {"errors": {}, "unknown": [], "states": ["READY"], "queue": ["ACTIVE"], "workers": 1}
     default |= {"preempt_at_report": 0, "after_deletion": [], "drop_after": "", "scp_fails_on": -1}
@@ -400,7 +420,11 @@ def test_create_makes_a_lost_machine_again(cloud: Cloud, state: str) -> None:
     cloud.plan(states=[state], after_deletion=["READY"])
     result = cloud.run("create")
     assert result.returncode == 0
-    assert [call[3] for call in cloud.calls("tpu-vm") if call[3] in ("create", "delete")] == ["create", "delete", "create"]
+    assert [call[3] for call in cloud.calls("tpu-vm") if call[3] in ("create", "delete")] == [
+        "create",
+        "delete",
+        "create",
+    ]
 
 
 def test_a_stopped_machine_is_not_touched(cloud: Cloud) -> None:
@@ -413,7 +437,9 @@ def test_a_stopped_machine_is_not_touched(cloud: Cloud) -> None:
     assert cloud.calls("delete") == []
 
 
-@pytest.mark.parametrize(("error", "words"), [(NO_QUOTA, "quota does not allow"), (NO_CAPACITY, "the zone has none left")])
+@pytest.mark.parametrize(
+    ("error", "words"), [(NO_QUOTA, "quota does not allow"), (NO_CAPACITY, "the zone has none left")]
+)
 def test_quota_and_empty_zones_are_said_plainly_and_not_tried_again(cloud: Cloud, error: str, words: str) -> None:
     cloud.plan(errors={"tpu-vm create": [error]})
     result = cloud.run("create")
@@ -503,7 +529,11 @@ def test_a_gpu_machine(cloud: Cloud) -> None:
     assert reminds(result.stderr, "gcloud compute instances delete socialtag")
     (call,) = cloud.calls("create")
     assert call[:3] == ["compute", "instances", "create"]
-    assert {"--machine-type=g2-standard-8", "--accelerator=type=nvidia-l4,count=1", "--maintenance-policy=TERMINATE"} < set(call)
+    assert {
+        "--machine-type=g2-standard-8",
+        "--accelerator=type=nvidia-l4,count=1",
+        "--maintenance-policy=TERMINATE",
+    } < set(call)
     assert {"--provisioning-model=SPOT", "--instance-termination-action=STOP", "--scopes=cloud-platform"} < set(call)
     assert "./source[cuda,weights" in (cloud.folder / "installer").read_text()
     assert "argument <--stages.0.epochs>\nargument <2>" in result.stdout
@@ -669,8 +699,7 @@ def test_a_deletion_on_exit_that_fails_is_a_failure(cloud: Cloud) -> None:
     assert reminds(result.stderr)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize(("workers", "queued"), [(1, False), (3, True)])
 def test_a_preempted_training_goes_on_from_its_workdir(cloud: Cloud, workers: int, queued: bool) -> None:
     (cloud.folder / "hold").touch()
     cloud.plan(workers=workers, preempt_at_report=4, errors={})
@@ -782,7 +811,9 @@ def test_an_interrupted_run_deletes_if_asked(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("kind", [(), ("--queued", "--spot"), ("--gpu", "--accelerator", "nvidia-l4:1")])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_dry_run_prints_commands_that_a_shell_reads_and_runs_none(cloud: Cloud, command: str, kind: tuple[str, ...]) -> None:
+def test_dry_run_prints_commands_that_a_shell_reads_and_runs_none(
+    cloud: Cloud, command: str, kind: tuple[str, ...]
+) -> None:
     train = command in ("launch", "recover", "run")
     extra = (*TRAIN, "--", "--name", "it's two words") if train else ()
     result = cloud.run(command, "--dry-run", *kind, *extra)
@@ -798,7 +829,9 @@ def test_dry_run_prints_commands_that_a_shell_reads_and_runs_none(cloud: Cloud, 
     expected = {"create": "create", "install": "scp", "launch": "ssh", "logs": "ssh", "status": "describe"}
     expected |= {"recover": "create", "delete": "delete", "run": "create"}
     assert any(expected[command] in call for call in calls)
-    for script in {argument.removeprefix("--command=") for call in calls for argument in call if "--command=" in argument}:
+    for script in {
+        argument.removeprefix("--command=") for call in calls for argument in call if "--command=" in argument
+    }:
         subprocess.run(["bash", "-n", "-c", script], check=True)
     if train:
         quoted = "--name 'it'\\''s two words'"
@@ -810,7 +843,9 @@ def test_help_has_every_command_and_flag(cloud: Cloud) -> None:
     assert result.returncode == 0
     assert re.findall(r"^  ([a-z]+)  ", result.stdout, re.MULTILINE) == list(COMMANDS)
     source = (ROOT / "run_tpu.sh").read_text()
-    flags = set(re.findall(r"^\s+(?:.*;; )?(--[a-z-]+)\)", source, re.MULTILINE)) | set(re.findall(r"(--[a-z-]+)\) \w+=", source))
+    flags = set(re.findall(r"^\s+(?:.*;; )?(--[a-z-]+)\)", source, re.MULTILINE)) | set(
+        re.findall(r"(--[a-z-]+)\) \w+=", source)
+    )
     assert len(flags) >= 17
     assert flags <= set(re.findall(r"--[a-z-]+", result.stdout)) | {"--help"}
     assert cloud.run("run", "--help").stdout == result.stdout
