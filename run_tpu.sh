@@ -132,9 +132,10 @@ recover() {
   ensure_machine
   local turn
   for ((turn = 0; turn < 10; turn++)); do
-    report 0
+    attempts=1 report 0
     if ! has_state running && ! has_state unreachable; then install; launch; return; fi
-    if [[ "$(printf '%s\n' "${states[@]}" | sort -u)" == running ]]; then say "the training is running already"; return; fi
+    # The launch says that it runs already, or that another one does.
+    if [[ "$(printf '%s\n' "${states[@]}" | sort -u)" == running ]]; then launch; return; fi
     pause # workers whose peer is gone end within a minute; a machine that has just started does not answer at once
   done
   fail 1 "$machine" "its workers do not agree: ${states[*]}" "./run_tpu.sh delete, then the same command again"
@@ -142,7 +143,7 @@ recover() {
 
 # Shows the log until the training ends: 0 finished, 1 failed (training_status), 2 interrupted.
 follow() {
-  local offset=0 size=0 silent=0 ended=0
+  local offset=0 size=0 silent=0 ended=0 worker
   while :; do
     pause
     read_state
@@ -166,6 +167,10 @@ follow() {
     say "the training ended: ${states[*]}"
     if has_state stopped || has_state died || ! has_state failed; then return 2; fi
     training_status=$(printf '%s\n' "${states[@]}" | sed -n 's/^failed //p' | head -n 1)
+    attempts=1 report 0
+    for ((worker = 1; worker < workers; worker++)); do
+      if [[ ${states[worker]} == failed* ]]; then say "worker $worker: $(tail -n 15 "$scratch/$worker.log")"; fi
+    done
     return 1
   done
 }

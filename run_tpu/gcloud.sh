@@ -23,8 +23,9 @@ in_background() { # so that a signal is heard at once, and not when the command 
   child=
   return "$status"
 }
+# In the background, a function is a process of its own, which exec makes gcloud: a kill reaches it.
 pause() { in_background sleep "$poll"; }
-gcloud_once() { gcloud "$@" >"$scratch/stdout" 2>"$scratch/stderr"; }
+gcloud_once() { exec gcloud "$@" >"$scratch/stdout" 2>"$scratch/stderr"; }
 said() { grep -qiE "$1" "$scratch/stderr"; }
 no_capacity='no more capacity|RESOURCE_POOL_EXHAUSTED|not have enough resources|insufficient.*capacity'
 no_capacity+='|currently unavailable in|stockout'
@@ -71,8 +72,8 @@ may_exist=false in_queue=false creating=false
 finish() {
   local status=$?
   trap - EXIT
-  trap 'exit 130' INT TERM HUP
-  if [ -n "$child" ]; then kill "$child" 2>/dev/null || true; fi
+  trap : INT TERM HUP # a second Ctrl-C ends what it waits for, not the reminder
+  if [ -n "$child" ]; then kill "$child" 2>/dev/null && wait "$child" 2>/dev/null || true; fi
   child=
   if $may_exist; then
     delete_command

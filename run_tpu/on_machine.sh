@@ -50,11 +50,18 @@ machine_train() { # socialtag train's arguments
 }
 
 machine_launch() { # socialtag train's arguments
+  local words
+  words=$(printf ' %q' "$@")
   cd "$HOME/socialtag" 2>/dev/null && [ -e installed ] || { echo "nothing is installed here" >&2; return 1; }
   exec 9>running.lock
   # The wait is for a machine_state that looks at the lock just now.
-  if ! flock --wait 1 9; then echo "run_tpu: running already"; return; fi
+  if ! flock --wait 1 9; then
+    if [ "$(cat launched)" = "$words" ]; then echo "run_tpu: running already"; return; fi
+    echo "another training runs here: socialtag train$(cat launched)" >&2
+    return 1
+  fi
   rm -f exit_status
+  echo "$words" >launched
   nohup setsid bash -c "$(declare -f machine_train); machine_train \"\$@\"" train "$@" </dev/null >/dev/null 2>&1 &
   echo "$!" >pid
   echo "run_tpu: started"

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,10 @@ else:
 PYTHON3 = r"""#!/bin/bash
 echo "$*" >>"$STUB_CLOUD/installer"
 case "$*" in
-  "-m uv venv"*) mkdir -p environment/bin; printf '#!/bin/bash\n' >environment/bin/python; chmod +x environment/bin/python ;;
+  "-m uv venv"*)
+    mkdir -p environment/bin
+    printf '#!/bin/bash\n' >environment/bin/python
+    chmod +x environment/bin/python ;;
   "-m uv pip install"*)
     if [ -e "$STUB_CLOUD/full-$(basename "$HOME")" ]; then echo "No space left on device" >&2; exit 1; fi
     [ -e source/pyproject.toml ] || exit 1
@@ -175,7 +178,9 @@ while [ "$step" -lt 3 ] || [ -e "$STUB_CLOUD/hold" ]; do
   if [[ $HOME == */home0 ]]; then echo "$step" >"$HOME/step" && mv "$HOME/step" "$STUB_CLOUD/bucket-step"; fi
   sleep 0.05
 done
-exit "$(cat "$STUB_CLOUD/trainer-status" 2>/dev/null || echo 0)"
+status=$(cat "$STUB_CLOUD/status-$(basename "$HOME")" "$STUB_CLOUD/trainer-status" 2>/dev/null)
+[ -z "$status" ] || echo "$(basename "$HOME") fails"
+exit "${status:-0}"
 TRAINER
     chmod +x environment/bin/socialtag ;;
 esac
@@ -236,11 +241,14 @@ class Cloud:
         lines = log.read_text().splitlines() if log.exists() else []
         return [call for call in map(json.loads, lines) if set(words) <= set(call)]
 
-    def wait_for(self, name: str) -> None:
+    def wait_until(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + 10
-        while not (self.folder / name).exists():
-            assert time.monotonic() < deadline, name
+        while not condition():
+            assert time.monotonic() < deadline
             time.sleep(0.02)
+
+    def wait_for(self, name: str) -> None:
+        self.wait_until((self.folder / name).exists)
 
     def starts(self) -> int:
         return len((self.folder / "starts").read_text().splitlines())
@@ -754,12 +762,40 @@ def test_run_joins_a_training_that_runs(cloud: Cloud) -> None:
     cloud.run("install")
     cloud.run("launch", *TRAIN)
     process = cloud.start("run", *TRAIN)
-    time.sleep(0.5)
+
+    def it_follows() -> bool:
+        """Whether there was a report after the second launch."""
+        sent = ["launch" if "machine_launch ()" in str(call) else "other" for call in cloud.calls("--worker=all")]
+        return sent.count("launch") == 2 and sent[-1] == "other"
+
+    cloud.wait_until(it_follows)
     (cloud.folder / "hold").unlink()
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert "the training is running already" in err
+    assert "worker 0: running already" in err
     assert cloud.starts() == 1
+
+
+def test_run_does_not_take_another_training_for_its_own(cloud: Cloud) -> None:
+    (cloud.folder / "hold").touch()
+    cloud.run("create")
+    cloud.run("install")
+    cloud.run("launch", *TRAIN)
+    result = cloud.run("run", *TRAIN, "--", "--name", "other")
+    assert result.returncode == 1
+    assert "another training runs here: socialtag train experiments/tiny.py" in result.stderr
+    assert "the launch failed on worker 0 of 1" in result.stderr
+    assert cloud.starts() == 1
+
+
+def test_run_shows_the_log_of_the_worker_that_failed(cloud: Cloud) -> None:
+    cloud.plan(workers=3)
+    (cloud.folder / "status-home2").write_text("9")
+    result = cloud.run("run", *TRAIN)
+    assert result.returncode == 9
+    assert "the training ended: finished finished failed 9" in result.stderr
+    assert "worker 2: " in result.stderr
+    assert "home2 fails" in result.stderr
 
 
 def test_recover_makes_the_machine_again_and_launches(cloud: Cloud) -> None:
@@ -783,10 +819,7 @@ def test_an_interrupted_run_says_that_the_machine_costs_money(
     if moment == "training":
         cloud.wait_for("starts")
     else:
-        deadline = time.monotonic() + 10
-        while not cloud.calls("create"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        cloud.wait_until(lambda: cloud.calls("create"))
     process.send_signal(sent)
     _, err = process.communicate(timeout=5)
     assert process.returncode == status
