@@ -133,6 +133,7 @@ def _repository() -> Path:
     for name in ("run_tpu.sh", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
     (root / "experiments").mkdir()
+    shutil.copy(ROOT / "experiments" / "corel5k.py", root / "experiments")
     (root / "experiments" / "tiny.py").write_text("experiment = None\n")
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false")
     for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "all")):
