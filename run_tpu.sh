@@ -146,7 +146,7 @@ follow() {
   local offset=0 size=0 silent=0 ended=0 worker
   while :; do
     pause
-    read_state
+    attempts=8 read_state # patient: this computer may be without a network for a while, and the training goes on
     case $state in
       READY) ;;
       NONE | DELETED) fail 1 "$machine" "was deleted by somebody else" "the same command again makes it anew and goes on" ;;

@@ -30,8 +30,7 @@ said() { grep -qiE "$1" "$scratch/stderr"; }
 no_capacity='no more capacity|RESOURCE_POOL_EXHAUSTED|not have enough resources|insufficient.*capacity'
 no_capacity+='|currently unavailable in|stockout'
 transient='unavailable|internal error|deadline.?exceeded|timed out|timeout|connection (reset|refused|closed|aborted)'
-transient+='|broken pipe'
-transient+='|(^|[^0-9x])(429|50[0234])([^0-9]|$)|rate limit|temporar|return code \[255\]'
+transient+='|broken pipe|unreachable|resolve|(^|[^0-9x])(429|50[0234])([^0-9]|$)|rate limit|temporar|return code \[255\]'
 missing='not_found|was not found'
 # A limit "per minute" is of calls, and passes; a quota of machines does not, and neither does an empty zone for long.
 will_pass() { said 'per minute' || { ! said "quota|$no_capacity" && said "$transient"; }; }
