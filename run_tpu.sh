@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Rents a TPU or GPU machine on Google Cloud, trains on it, and goes on after preemptions; --help explains.
 #
-# run_tpu/gcloud.sh has the machine's life and gcloud's errors, run_tpu/on_machine.sh what runs on the machine.
+# experiments/cloud/gcloud.sh has the machine's life and gcloud's errors, experiments/cloud/on_machine.sh what runs on the machine.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# shellcheck source=run_tpu/gcloud.sh
-source "$root/run_tpu/gcloud.sh"
-# shellcheck source=run_tpu/on_machine.sh
-source "$root/run_tpu/on_machine.sh"
+# shellcheck source=experiments/cloud/gcloud.sh
+source "$root/experiments/cloud/gcloud.sh"
+# shellcheck source=experiments/cloud/on_machine.sh
+source "$root/experiments/cloud/on_machine.sh"
 
 usage() {
   cat <<'HELP'

