@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 
 from socialtag_jax import commands
 from socialtag_jax.errors import UserError
+from socialtag_jax.stopping import Stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line; exits with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    """Runs the command line; exits with 0 (or stopped by SIGTERM), 1 (failure), 2 (usage) or 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # A file name that the terminal cannot show is no reason to fail.
     for stream in (sys.stdout, sys.stderr):
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         print(f"socialtag: error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
+    except Stopped as stopped:
+        print(f"\nsocialtag: {stopped}; run the same command again to go on", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("\nsocialtag: interrupted; run the same command again to go on", file=sys.stderr)
         sys.stdout.flush()

@@ -160,7 +160,7 @@ def train(options: argparse.Namespace) -> int:
             known = run_folder.last_epoch_rate(options.workdir)
         print("\n".join(input_rate.report(rate, experiment, dataset, known)))
         return 0
-    from socialtag_jax import compilation_cache
+    from socialtag_jax import compilation_cache, stopping
     from socialtag_jax.parallel import Devices
     from socialtag_jax.train import Trainer
 
@@ -172,8 +172,11 @@ def train(options: argparse.Namespace) -> int:
         return 0
     if options.workdir is None:
         raise UsageError("is required", where="--workdir", hint="name the folder that the run goes to")
-    trainer = Trainer(experiment, dataset, options.workdir, devices=Devices(), log=log, stream=sys.stderr)
-    result = trainer.run()
+    with stopping.on_signals() as stop:
+        trainer = Trainer(
+            experiment, dataset, options.workdir, devices=Devices(), stop=stop, log=log, stream=sys.stderr
+        )
+        result = trainer.run()
     log(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
     return 0
 

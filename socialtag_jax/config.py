@@ -245,12 +245,17 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Which checkpoints are kept, and when a stage stops early. One is saved after every epoch."""
+    """Which checkpoints are kept, and when a stage stops early. One is saved after every epoch.
+
+    Of those saved within an epoch, only the newest is kept, besides the others.
+    """
 
     keep_latest: int = 2
     """How many of the newest are kept."""
     keep_best: int = 1
     """How many of the best are kept besides."""
+    every_minutes: float = 10.0
+    """Saves within an epoch too, so often: what a machine that fails loses at most; 0 for only after every epoch."""
     monitor: Literal["loss", "f1"] = "loss"
     """What makes a checkpoint better: a lower loss, or a higher F1 of the suggested tags, on the validation split."""
     patience: int = 0
@@ -259,6 +264,7 @@ class Checkpoints:
     def __post_init__(self) -> None:
         _require(self.keep_latest >= 1, "checkpoints.keep_latest", self.keep_latest, "at least 1")
         _require(self.keep_best >= 1, "checkpoints.keep_best", self.keep_best, "at least 1")
+        _require(self.every_minutes >= 0, "checkpoints.every_minutes", self.every_minutes, "0 or more")
         _require(self.patience >= 0, "checkpoints.patience", self.patience, "0 or more")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 """Of the files, and of how pixels and features are computed: raise it when either changes."""
 
 KEY = "key.json"

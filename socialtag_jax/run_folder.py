@@ -14,9 +14,11 @@ from tensorboardX import SummaryWriter
 from socialtag_jax import experiment_files, files
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
+from socialtag_jax.position import Position
 from socialtag_jax.shards.dataset import Dataset
 
 CONFIG, METRICS, CHECKPOINTS, TENSORBOARD = "config.json", "metrics.jsonl", "checkpoints", "tensorboard"
+DIVERGED = "diverged.json"
 _PACKAGES = ("socialtag-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -157,13 +159,14 @@ class RunLog:
 
     Args:
       folder: the run folder.
-      step: where the run goes on: lines of later steps, which an interrupted run left, are dropped.
+      position: where the run goes on: what an interrupted run wrote of later ones is dropped.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        path = folder / METRICS
+    def __init__(self, folder: Path, position: Position) -> None:
+        path, step = folder / METRICS, position.step
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _place_of(line) <= (step, position.current.steps == 0)]
             files.write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
@@ -193,14 +196,16 @@ def last_epoch_rate(folder: Path) -> float | None:
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A line that was cut off in the middle has no step.
-    written = [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+    written = [json.loads(line) for line in lines if math.isfinite(_place_of(line)[0])]
     rates = [values["images_per_second"] for values in written if values["kind"] == "epoch"]
-    return rates[-1] if rates else None
+    # An epoch of which nothing was left to do had none.
+    return next((rate for rate in reversed(rates) if rate is not None), None)
 
 
-def _step_of(line: str) -> float:
-    """The step of a metrics line; infinite for a line that was cut off in the middle."""
+def _place_of(line: str) -> tuple[float, bool]:
+    """The step of a metrics line, and whether an epoch ends with it; infinite for a line that was cut off."""
     try:
-        return json.loads(line)["step"]
+        values = json.loads(line)
+        return values["step"], values["kind"] != "train"
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return math.inf, False

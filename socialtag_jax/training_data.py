@@ -23,6 +23,7 @@ from socialtag_jax.parallel import CompiledStep, Devices
 from socialtag_jax.progress import Progress, format_bytes
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import batch_shapes
+from socialtag_jax.stopping import StopRequest
 
 
 class FeatureBatch(TypedDict):
@@ -49,12 +50,13 @@ class TrainingData(Protocol):
     eval_shapes: dict[str, jax.ShapeDtypeStruct]
     """Of a validation batch."""
 
-    def train(self, epoch: int, stage_epoch: int) -> Iterator[Mapping[str, Any]]:
+    def train(self, epoch: int, stage_epoch: int, start: int = 0) -> Iterator[Mapping[str, Any]]:
         """The batches of one epoch, every record once.
 
         Args:
           epoch: counted over the whole run; decides the order.
           stage_epoch: counted from the stage's start.
+          start: number of the first batch, for going on inside an epoch.
         """
         ...
 
@@ -78,7 +80,7 @@ class ImageData:
         self.train_shapes = _shapes(image, self._train_shape, 0)
         self.eval_shapes = _shapes(image, self._eval_shape, 0)
 
-    def train(self, epoch: int, stage_epoch: int) -> Iterator[input_pipeline.Batch]:
+    def train(self, epoch: int, stage_epoch: int, start: int = 0) -> Iterator[input_pipeline.Batch]:
         """Augmented photos, as they are drawn for this epoch."""
         experiment = self._experiment
         return input_pipeline.train_batches(
@@ -88,6 +90,7 @@ class ImageData:
             epoch=epoch,
             augmentation=experiment.augmentation,
             threads=experiment.input.threads,
+            start=start,
             limit=experiment.debug_batches,
         )
 
@@ -115,6 +118,7 @@ class FeatureData:
       params: as they stand when the stage starts; what is frozen is used.
       first_epoch: epochs of the run before this stage: the first view is that of the epoch after them.
       stream: where progress is shown.
+      stop: looked at between two batches of features; None where nobody asks.
     """
 
     def __init__(
@@ -128,8 +132,10 @@ class FeatureData:
         *,
         first_epoch: int,
         stream: TextIO,
+        stop: StopRequest | None = None,
     ) -> None:
         self._experiment, self._dataset, self._devices = experiment, dataset, devices
+        self._stop = stop or StopRequest()
         self._model, self._first_epoch, self._stream = model, first_epoch, stream
         self.first_layer = stage.freeze_layers
         self._train_shape = train_shape(experiment, dataset, devices)
@@ -199,7 +205,7 @@ class FeatureData:
         turns = {epoch % self.views for epoch in range(stage_epoch, self._epochs)}
         return [*(self._views["train", turn] for turn in sorted(turns)), self._views["validation", 0]]
 
-    def train(self, epoch: int, stage_epoch: int) -> Iterator[FeatureBatch]:
+    def train(self, epoch: int, stage_epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
         """Features in the order of this epoch, of the view whose turn it is."""
         turn = stage_epoch % self.views
         view = self.complete("train", turn)
@@ -208,18 +214,19 @@ class FeatureData:
                 # A view holds hundreds of files open.
                 self._views["train", number].close()
         order = input_pipeline.train_order(len(view), self._experiment.seed, epoch)
-        return self._batches(view, self._train_shape, order)
+        return self._batches(view, self._train_shape, order, start)
 
     def validation(self) -> Iterator[FeatureBatch]:
         """Features of photos that were only resized."""
         view = self.complete("validation", 0)
-        return self._batches(view, self._eval_shape, np.arange(len(view)))
+        return self._batches(view, self._eval_shape, np.arange(len(view)), 0)
 
     def complete(self, split: str, number: int) -> FeatureView:
         """A view of a split ("train" or "validation"), after what is missing of it was computed.
 
         Raises:
           UserError: the disk is full, or a feature is too large for the dtype on disk.
+          Stopped: so it was asked; of what was computed, whole files are kept.
         """
         view = self._views[split, number]
         missing = view.missing()
@@ -257,6 +264,7 @@ class FeatureData:
             return functools.partial(jax.device_get, compute(params, self._devices.shard({"images": batch["images"]})))
 
         for batch, features in one_ahead(batches, launch):
+            self._stop.check()
             tag_ids = batch["tag_ids"].reshape(-1, batch["tag_ids"].shape[-1])
             count = min(left, len(tag_ids))  # the last batch is padded
             left -= count
@@ -297,7 +305,7 @@ class FeatureData:
             records=len(dataset.split(split)),
         )
 
-    def _batches(self, view: FeatureView, shape: BatchShape, order: np.ndarray) -> Iterator[FeatureBatch]:
+    def _batches(self, view: FeatureView, shape: BatchShape, order: np.ndarray, start: int) -> Iterator[FeatureBatch]:
         row = self.train_shapes["features"]
 
         def assemble(number: int) -> FeatureBatch:
@@ -314,7 +322,7 @@ class FeatureData:
                 weight=weight.reshape(lead),
             )
 
-        numbers = range(batch_count(len(view), shape.size, self._experiment.debug_batches))
+        numbers = range(start, batch_count(len(view), shape.size, self._experiment.debug_batches))
         batch_bytes = shape.size * math.prod(row.shape[2:]) * row.dtype.itemsize
         threads = self._experiment.input.threads
         return input_pipeline.in_threads(assemble, numbers, batch_bytes=batch_bytes, threads=threads)
