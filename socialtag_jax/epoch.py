@@ -131,16 +131,19 @@ class Epoch:
         self._loss += loss
         self._images += images
         values = self._values()
-        left = (self._images_after + self._progress.total - self._images) / values["images_per_second"]
+        # The records of all batches so far may have been skipped: then there is no rate.
+        left = (self._images_after + self._progress.total - self._images) / max(values["images_per_second"], 1e-3)
         self._progress.update(round(self._images), f"{self._text(values)}, whole run {format_duration(left)}")
         if self._steps % _LOG_EVERY == 0:
-            self._run_log.write("train", step, {**values, "loss": loss / images, "bound": self._bound(values)})
+            self._run_log.write(
+                "train", step, {**values, "loss": loss / max(images, 1.0), "bound": self._bound(values)}
+            )
 
     def _values(self) -> dict[str, float]:
         elapsed = self._clock() - self._start
         return {
             "epoch": self._number,
-            "loss": self._loss / self._images,
+            "loss": self._loss / max(self._images, 1.0),
             "images_per_second": self._images / elapsed,
             "data_wait_share": self._waited / elapsed,
             "host_share": self._host / elapsed,

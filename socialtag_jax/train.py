@@ -14,9 +14,11 @@ import numpy as np
 import optax
 
 from socialtag_jax import announcement, checkpoints, config, files, parallel, pretrained, run_folder, training_data
+from socialtag_jax.bad_records import BAD_RECORDS, BadRecords
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.epoch import Epoch, diverged
+from socialtag_jax.errors import UserError
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
 from socialtag_jax.position import Position
@@ -77,14 +79,15 @@ class Trainer:
         self._devices, self._log, self._stream = devices, log, stream
         self._model = build_model(experiment, len(dataset.vocabulary))
         self._size = announcement.EpochSize.of(experiment, dataset)
-        self._images = ImageData(experiment, dataset, devices)
+        self._bad = BadRecords(experiment.input.max_bad_records, workdir / BAD_RECORDS, log=log)
+        self._images = ImageData(experiment, dataset, devices, self._bad.of)
 
     def run(self) -> TrainResult:
         """Trains all stages, from where the run folder's newest checkpoint stands.
 
         Raises:
           UserError: the folder holds a run with another experiment or data set, or other things; another process is at
-            work in it; the loss is no finite number.
+            work in it; the loss is no finite number; more records are damaged than may be skipped.
         """
         experiment = self._experiment
         device = {"platform": self._devices.platform, "kind": self._devices.kind, "count": len(self._devices)}
@@ -94,9 +97,12 @@ class Trainer:
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
                 current = run_folder.describe(experiment, self._dataset, device)
                 run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
+                self._bad.start(continued=bool(saved.steps))
                 position, state = self._start(saved)
                 with run_folder.RunLog(self._workdir, position.step) as run_log:
-                    return self._run_stages(position, state, saved, run_log)
+                    result = self._run_stages(position, state, saved, run_log)
+                    self._bad.report()
+                    return result
 
     def _run_stages(
         self,
@@ -185,6 +191,7 @@ class Trainer:
             params,
             first_epoch=position.epoch - position.stage_epoch,
             stream=self._stream,
+            damaged_of=self._bad.of,
         )
 
     @functools.cached_property
@@ -239,6 +246,8 @@ class Trainer:
             images += float(np.sum(weight))
             f1 += float(np.sum(scores[has_tags], dtype=np.float64))
             tagged += float(np.sum(has_tags))
+        if not images:
+            raise UserError("no record of the validation split is whole: nothing to score", where=self._dataset.folder)
         return {"loss": total / images, "f1": f1 / max(tagged, 1.0)}
 
     def _last_learning_rate(self, position: Position) -> float:

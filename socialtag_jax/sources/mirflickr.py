@@ -14,9 +14,7 @@ from pathlib import Path
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.sources.photo import Photo
-
-LONGEST_TAG = 1000
-"""Characters; a longer line is no tag."""
+from socialtag_jax.tags import LONGEST_TAG
 
 _EXAMPLES = 3
 _LINE_ENDS = re.compile(r"\r\n?|\n")
@@ -244,7 +242,8 @@ def _numbered(root: Path, folder: str, pattern: re.Pattern[str], report: _Report
     names: dict[int, str] = {}
     for entry in _entries(root / folder):
         match = pattern.fullmatch(entry.name)
-        if match is None or entry.is_dir():
+        # What is no file, such as a pipe, is never opened.
+        if match is None or not entry.is_file():
             # The root of the 25k set holds other folders by right.
             if folder or not entry.is_dir():
                 report.add(_STRAY, f"{folder}{entry.name}")
