@@ -132,7 +132,8 @@ class TagVocabulary:
         Where the file of display forms is missing (TFDS writes none), labels are display forms, in whatever case.
 
         Raises:
-          UserError: a file that cannot be read, an id that is not normalised or stands twice, files of unequal length.
+          UserError: a file that cannot be read, an id that is not normalised or stands twice, files of unequal length,
+            a display form of another tag.
         """
         labels = _read_lines(labels_path)
         written = display_path(labels_path)
@@ -150,6 +151,10 @@ class TagVocabulary:
         if len(displays) != len(tags):
             what = f"{len(displays)} lines, but {labels_path.name} has {len(tags)}"
             raise UserError(what, where=written, hint=_RESTORE)
+        for line, (display, tag) in enumerate(zip(displays, tags, strict=True), start=1):
+            if display != tag and normalise_tag(display) != tag:
+                what = f"{display!r} is no way to write the tag {tag!r}"
+                raise UserError(what, where=f"{written}, line {line}", hint=_RESTORE)
         return cls(tuple(tags), tuple(displays))
 
 
