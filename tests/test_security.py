@@ -32,7 +32,13 @@ UNPICKLERS = {
     "torch",
 }
 CODE_RUNNERS = {"eval", "exec", "compile", "__import__"}
-SHELLS = {("os", "system"), ("os", "popen"), ("os", "startfile"), ("subprocess", "getoutput"), ("subprocess", "getstatusoutput"), ("asyncio", "create_subprocess_shell")}  # fmt: skip
+SHELLS = {
+    ("os", "system"),
+    ("os", "popen"),
+    ("subprocess", "getoutput"),
+    ("subprocess", "getstatusoutput"),
+    ("asyncio", "create_subprocess_shell"),
+}
 EXTRACTORS = {"extract", "extractall", "unpack_archive"}
 MAY_RUN_FILES = {"socialtag_jax/experiment_files.py": {"runpy"}}
 """The user's own experiment file, which is a program; no other file is."""
@@ -49,9 +55,12 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.split(".")[0]
-        elif isinstance(node, ast.Call) and dotted(node.func)[-1] == "import_module":
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield str(node.args[0].value).split(".")[0]
+        elif (
+            isinstance(node, ast.Call)
+            and dotted(node.func)[-1] == "import_module"
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield str(node.args[0].value).split(".")[0]
 
 
 def dotted(node: ast.AST) -> tuple[str, ...]:
