@@ -148,7 +148,7 @@ def transparent_palette() -> Image.Image:
 
 WHITE_UNDER_HALF = tuple(round(255 - (255 - channel) * 128 / 255) for channel in ORANGE)
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-GRAY = (161, 161, 161)  # 0.299 R + 0.587 G + 0.114 B of the orange
+GRAY = (159, 159, 159)  # 0.299 R + 0.587 G + 0.114 B of the orange
 
 TAKEN = [
     Case("plain.jpg", saved("JPEG")),
@@ -162,8 +162,8 @@ TAKEN = [
     Case("low-quality.jpg", saved("JPEG", optimize=True, quality=30, subsampling=2)),
     Case("gray.jpg", saved("JPEG", picture("L")), colour=GRAY),
     Case("cmyk.jpg", saved("JPEG", picture("CMYK"), quality=100)),
-    Case("deep.png", saved("PNG", Image.fromarray(np.full((30, 40), 161 * 257, np.uint16))), colour=GRAY),
-    Case("deep.tif", saved("TIFF", Image.fromarray(np.full((30, 40), 161 * 257, np.uint16))), colour=GRAY),
+    Case("deep.png", saved("PNG", Image.fromarray(np.full((30, 40), 159 * 257, np.uint16))), colour=GRAY),
+    Case("deep.tif", saved("TIFF", Image.fromarray(np.full((30, 40), 159 * 257, np.uint16))), colour=GRAY),
     Case("one-bit.png", saved("PNG", Image.new("1", (40, 30), 1)), colour=(255, 255, 255)),
     Case("palette.png", saved("PNG", transparent_palette())),
     Case("transparent.png", saved("PNG", transparent_palette(), transparency=1), colour=(255, 255, 255)),

@@ -27,7 +27,7 @@ from socialtag_jax.train import Trainer, TrainResult
 from tests.photos import colour_rows, photo_folder, prepared
 from tests.test_train import arrays_of, metrics_of
 
-SIZE = 48
+SIZE = 32
 EXPERIMENT = Experiment(
     name="colours",
     weights="random",
