@@ -74,11 +74,13 @@ class BadRecords:
         if self._most == 0:
             raise error
         with self._lock:
-            if (split, record) in self._found:
+            known = (split, record) in self._found
+            # A continued run may have skipped more than it now may.
+            if known and len(self._found) <= self._most:
                 return
-            if len(self._found) == self._most:
+            if known or len(self._found) >= self._most:
                 raise UserError(
-                    f"{error.what}; it is one damaged record more than the {self._most} that may be skipped",
+                    f"{error.what}; with it, more records are damaged than the {self._most} that may be skipped",
                     where=error.where,
                     hint=f"the others are listed in {self._path}; restore the shards from a copy, or allow more with "
                     "--input.max-bad-records",

@@ -284,7 +284,7 @@ def _draw(
 def _tag_ids(batch: Sequence[Record | None], shape: tuple[int, int]) -> np.ndarray:
     """int32 of this shape, [rows or more, most tags]: the records' tags, padded with -1."""
     tags = [() if record is None else record.tags for record in batch]
-    lengths = np.array([len(one) for one in tags])
+    lengths = np.array([len(one) for one in tags], np.int64)
     tag_ids = np.full(shape, -1, np.int32)
     there = np.arange(shape[1]) < lengths[:, None]
     tag_ids[: len(batch)][there] = list(itertools.chain.from_iterable(tags))

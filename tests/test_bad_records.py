@@ -151,7 +151,7 @@ def test_one_more_than_may_be_skipped(broken: Path, tmp_path: Path, threads: int
         damaged=bad.of("train"),
     )
     with pytest.raises(
-        UserError, match=r"record \d+ at offset \d+: the checksum .*; it is one damaged record more than the 2"
+        UserError, match=r"record \d+ at offset \d+: the checksum .*; more records are damaged than the 2"
     ):
         list(batches)
     assert len(listed(tmp_path)) == 2
@@ -182,7 +182,7 @@ def test_a_run_goes_on_without_them(broken: Path, tmp_path: Path):
     assert "checksum" in entry["what"]
     # Where one is too many, the error says so, and names the list.
     with pytest.raises(
-        UserError, match=r"one damaged record more than the 3 that may be skipped -- the others .*bad_records"
+        UserError, match=r"more records are damaged than the 3 that may be skipped -- the others .*bad_records"
     ):
         train(allowing(3), broken, tmp_path / "other")
     assert len(listed(tmp_path / "other")) == 3
@@ -205,8 +205,10 @@ def test_a_run_may_be_continued_with_more(broken: Path, tmp_path: Path):
         dataclasses.replace(short, input=dataclasses.replace(short.input, max_bad_records=3)), broken, tmp_path / "run"
     )
     damage(broken, "validation", (0,))
-    with pytest.raises(UserError, match="one damaged record more than the 3"):
+    with pytest.raises(UserError, match="more records are damaged than the 3"):
         train(allowing(3), broken, tmp_path / "run")
+    with pytest.raises(UserError, match="more records are damaged than the 2"):
+        train(allowing(2), broken, tmp_path / "run")
     assert train(allowing(5), broken, tmp_path / "run").position.epoch == 2
     assert len(listed(tmp_path / "run")) == 4
 
