@@ -130,6 +130,11 @@ def a_socket(path: Path) -> None:
         os.chdir(before)
 
 
+def below_a_file(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.write_bytes(b"")
+
+
 def sparse(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**30 + 1)
@@ -258,7 +263,7 @@ REJECTED = [
     Case("socket.jpg", a_socket, "cannot be read: "),
     Case("loop.jpg", lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
     Case("dangling.jpg", lambda path: path.symlink_to("nowhere.jpg"), "no such file"),
-    Case("below-a-file.jpg/photo.jpg", lambda path: path.parent.write_bytes(b""), "cannot be read: Not a directory"),
+    Case("below-a-file.jpg/photo.jpg", below_a_file, "cannot be read: Not a directory"),
     Case("m" * 300 + ".jpg", lambda path: None, "cannot be read: File name too long"),
     Case("gigabyte.jpg", sparse, "1,073,741,825 bytes, expected at most"),
 ]  # fmt: skip

@@ -167,8 +167,14 @@ INFO_LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "lengths are a number": (put("splits", 0, "shardLengths", 3), "shardLengths' is 3, expected a list of whole"),
     "a length is negative": (put("splits", 0, "shardLengths", ["-3"]), "expected a list of whole numbers"),
     "a length is a fraction": (put("splits", 0, "shardLengths", [1.5]), "expected a list of whole numbers"),
-    "too many records": (lambda content: split("train", content).update(shardLengths=["17"]), "holds 16 .* says 17"),
-    "too few records": (lambda content: split("train", content).update(shardLengths=["15"]), "holds 16 .* says 15"),
+    "too many records": (
+        lambda content: split("train", content).update(shardLengths=["17"]),
+        "counts 16 images of train; .* has 17",
+    ),
+    "too few records": (
+        lambda content: split("train", content).update(shardLengths=["15"]),
+        "counts 16 images of train; .* has 15",
+    ),
     "one shard more": (lambda content: split("train", content).update(shardLengths=["8", "8"]), "does not list"),
     "a split twice": (lambda content: content["splits"].append(content["splits"][0]), "lists a split twice"),
     "no test split": (lambda content: content["splits"].remove(split("test", content)), "demo-test.* no split in"),
@@ -230,8 +236,14 @@ def test_two_tags_swapped(folder: Path, name: str):
     first, second, *rest = path.read_text().splitlines()
     path.write_text("".join(f"{line}\n" for line in (second, first, *rest)))
     relist(folder, name)
-    words = "counted for other tags" if name == "tags.labels.txt" else "line 1: .* is no way to write the tag"
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=r"tags\.display\.txt, line 1: .* is no way to write the tag"):
+        use(folder)
+    # In both files: then the statistics know better.
+    other = folder / ("tags.display.txt" if name == "tags.labels.txt" else "tags.labels.txt")
+    first, second, *rest = other.read_text().splitlines()
+    other.write_text("".join(f"{line}\n" for line in (second, first, *rest)))
+    relist(folder, other.name)
+    with pytest.raises(UserError, match=r"statistics\.json: was counted for other tags than tags\.labels\.txt has"):
         use(folder)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import csv
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ _SPLITS = {
 _QUOTE_HINT = """separate tags by spaces, or quote them, as in photo.jpg,"sea,sky", and give --tag-separator ','"""
 _EMPTY_HINT = "a photo without tags has an empty cell, as in photo.jpg,"
 _LONGEST_CELL = 2**24  # characters
+_SHOWN, _SHOWN_NAME = 20, 40
 
 
 def read(
@@ -206,10 +208,10 @@ def _check_delimiter(where: str, cells: Sequence[str]) -> None:
 
 
 def _header_columns(where: str, names: Sequence[str], warn: Callable[[str], None]) -> _Columns:
-    found = ", ".join(name or "(unnamed)" for name in names)
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice:
-        raise UserError(f"the column {twice[0]!r} stands twice: {found}", where=where, hint="rename or delete one")
+    found = _listed(names)
+    twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
+    if twice is not None:
+        raise UserError(f"the column {excerpt(twice)} stands twice: {found}", where=where, hint="rename or delete one")
 
     path, tags, split = (_position(where, names, known) for known in (PATH_NAMES, TAGS_NAMES, SPLIT_NAMES))
     if path is None or tags is None:
@@ -219,10 +221,17 @@ def _header_columns(where: str, names: Sequence[str], warn: Callable[[str], None
             where=where,
             hint=f"name it one of {', '.join(known)}; if this row is a photo, write its path as ./{names[0]}",
         )
-    ignored = [name or "(unnamed)" for position, name in enumerate(names) if position not in (path, tags, split)]
+    ignored = [name for position, name in enumerate(names) if position not in (path, tags, split)]
     if ignored:
-        warn(f"{where}: ignored columns: {', '.join(ignored)}")
+        warn(f"{where}: ignored columns: {_listed(ignored)}")
     return _Columns(path, tags, split, len(names))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of columns, cut where they would fill a page."""
+    shown = [f"{name[:_SHOWN_NAME]}…" if len(name) > _SHOWN_NAME else name or "(unnamed)" for name in names[:_SHOWN]]
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(shown) + more
 
 
 def _position(where: str, names: Sequence[str], known: Sequence[str]) -> int | None:
