@@ -34,8 +34,12 @@ class UserError(Exception):
         self.what = what
         self.where = None if where is None else str(where)
         self.hint = hint
-        line = what if self.where is None else f"{self.where}: {what}"
-        super().__init__(line if hint is None else f"{line} -- {hint}")
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        """One line, whatever libraries that the error passes through have added to its arguments, as grain does."""
+        line = self.what if self.where is None else f"{self.where}: {self.what}"
+        return line if self.hint is None else f"{line} -- {self.hint}"
 
 
 class UsageError(UserError):

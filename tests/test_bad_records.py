@@ -25,7 +25,8 @@ from socialtag_jax.shards.tfrecord import RecordSource, write_shard
 from socialtag_jax.sweep import SweepOptions, run_sweep
 from socialtag_jax.train import Trainer, TrainResult
 from tests.photos import colour_rows, photo_folder, prepared
-from tests.test_train import arrays_of, metrics_of
+from tests.test_feature_cache import feature_data
+from tests.test_train import metrics_of
 
 SIZE = 32
 EXPERIMENT = Experiment(
@@ -35,7 +36,7 @@ EXPERIMENT = Experiment(
     augmentation=Augmentation(enabled=False),
     optimizer=Optimizer(learning_rate=1e-3),
     input=Input(batch_size=8, eval_batch_size=8, threads=3),
-    stages=(Stage(epochs=2),),
+    stages=(Stage(epochs=1),),
 )
 BROKEN = (3, 11, 20)
 """Of the 24 training records."""
@@ -151,7 +152,7 @@ def test_one_more_than_may_be_skipped(broken: Path, tmp_path: Path, threads: int
         damaged=bad.of("train"),
     )
     with pytest.raises(
-        UserError, match=r"record \d+ at offset \d+: the checksum .*; more records are damaged than the 2"
+        UserError, match=r"record \d+ at offset \d+: the checksum .*, more records are damaged than the 2"
     ):
         list(batches)
     assert len(listed(tmp_path)) == 2
@@ -173,7 +174,7 @@ def test_a_run_goes_on_without_them(broken: Path, tmp_path: Path):
     damage(broken, "validation", (1,))
     lines: list[str] = []
     result = train(allowing(4), broken, tmp_path / "run", lines.append)
-    assert result.position.step == 6
+    assert result.position.step == 3
     assert listed(tmp_path / "run") == [*(("train", record) for record in BROKEN), ("validation", 1)]
     assert sum("record skipped" in line for line in lines) == 4
     assert lines[-1] == f"warning: 4 damaged records were skipped; they are listed in {tmp_path / 'run' / BAD_RECORDS}"
@@ -188,28 +189,15 @@ def test_a_run_goes_on_without_them(broken: Path, tmp_path: Path):
     assert len(listed(tmp_path / "other")) == 3
 
 
-def test_threads_decide_nothing(broken: Path, tmp_path: Path):
-    runs = []
-    for threads in (1, 4):
-        experiment = allowing(3)
-        experiment = dataclasses.replace(experiment, input=dataclasses.replace(experiment.input, threads=threads))
-        train(experiment, broken, tmp_path / str(threads))
-        runs.append((arrays_of(tmp_path / str(threads), 6), (tmp_path / str(threads) / BAD_RECORDS).read_text()))
-    assert runs[0] == runs[1]
-
-
 def test_a_run_may_be_continued_with_more(broken: Path, tmp_path: Path):
     """What was listed before the end still counts, and the limit is no other experiment."""
-    short = dataclasses.replace(EXPERIMENT, stages=(Stage(epochs=1),))
-    train(
-        dataclasses.replace(short, input=dataclasses.replace(short.input, max_bad_records=3)), broken, tmp_path / "run"
-    )
+    train(allowing(3), broken, tmp_path / "run")
     damage(broken, "validation", (0,))
-    with pytest.raises(UserError, match="more records are damaged than the 3"):
-        train(allowing(3), broken, tmp_path / "run")
-    with pytest.raises(UserError, match="more records are damaged than the 2"):
-        train(allowing(2), broken, tmp_path / "run")
-    assert train(allowing(5), broken, tmp_path / "run").position.epoch == 2
+    longer = (Stage(epochs=2),)
+    for most in (2, 3):
+        with pytest.raises(UserError, match=f"more records are damaged than the {most}"):
+            train(allowing(most, stages=longer), broken, tmp_path / "run")
+    assert train(allowing(5, stages=longer), broken, tmp_path / "run").position.epoch == 2
     assert len(listed(tmp_path / "run")) == 4
 
 
@@ -246,44 +234,73 @@ def test_a_negative_limit():
 # ---- cached features
 
 
-def cached(folder: Path, most: int) -> Experiment:
-    return allowing(most, cache=Cache(views=1, folder=str(folder)))
+def cached(folder: Path) -> Experiment:
+    return dataclasses.replace(EXPERIMENT, cache=Cache(views=1, folder=str(folder)))
 
 
-def test_features_of_skipped_records(broken: Path, tmp_path: Path):
-    """Training from cached features is training from the photos: the same list, the same losses."""
+def features_of(folder: Path, cache: Path, most: int) -> tuple[list[Any], list[tuple[str, int]]]:
+    """The batches of an epoch over cached features, and the records that were skipped."""
+    lists = cache.parent / f"lists-{len(list(cache.parent.iterdir()))}"
+    lists.mkdir()
+    bad = BadRecords(most, lists / BAD_RECORDS, log=lambda _: None)
+    data = feature_data(cached(cache), open_dataset(folder), damaged_of=bad.of)
+    batches = [*data.train(0, 0), *data.validation()]
+    return batches, listed(lists) if len(bad) else []
+
+
+def assert_same(found: list[Any], expected: list[Any]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_features_of_skipped_records(original: Path, broken: Path, tmp_path: Path):
+    """Rows of no weight in the same places, all others as without the damage; found again, they are skipped again."""
     damage(broken, "validation", (2,))
-    train(allowing(4), broken, tmp_path / "photos")
-    train(cached(tmp_path / "cache", 4), broken, tmp_path / "first")
-    train(cached(tmp_path / "cache", 4), broken, tmp_path / "second")
-    for run in ("first", "second"):
-        assert listed(tmp_path / run) == listed(tmp_path / "photos")
-        for one, other in zip(metrics_of(tmp_path / run), metrics_of(tmp_path / "photos"), strict=True):
-            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
-    assert arrays_of(tmp_path / "first", 6) == arrays_of(tmp_path / "second", 6)
+    whole, _ = features_of(original, tmp_path / "whole", 0)
+    found, names = features_of(broken, tmp_path / "cache", 4)
+    assert names == [*(("train", record) for record in BROKEN), ("validation", 2)]
+    skipped = np.isin(train_order(24, EXPERIMENT.seed, 0), BROKEN)
+    validation = [False, False, True, *[True] * 5]  # the last five pad the batch
+    np.testing.assert_array_equal(rows_of(found, "weight"), ~np.array([*skipped, *validation]))
+    kept = rows_of(found, "weight") > 0
+    for key in ("features", "tag_ids"):
+        np.testing.assert_array_equal(rows_of(found, key)[kept], rows_of(whole, key)[kept])
+    assert (rows_of(found, "tag_ids")[~kept] == -1).all()
+    again, same_names = features_of(broken, tmp_path / "cache", 4)
+    assert same_names == names
+    assert_same(again, found)
 
 
 def test_another_run_finds_no_skipped_features_unawares(broken: Path, original: Path, tmp_path: Path):
-    train(cached(tmp_path / "cache", 3), broken, tmp_path / "first")
+    features_of(broken, tmp_path / "cache", 3)
     # Fewer may be skipped: the records are still damaged.
     with pytest.raises(UserError, match=r"record 3 at offset .*: the checksum of the record's data"):
-        train(cached(tmp_path / "cache", 0), broken, tmp_path / "second")
+        features_of(broken, tmp_path / "cache", 0)
     # Repaired: their features are computed now, and nothing is skipped.
     for shard in original.glob("demo-train*"):
         shutil.copy(shard, broken)
-    train(cached(tmp_path / "cache", 0), broken, tmp_path / "third")
-    train(cached(tmp_path / "other", 0), broken, tmp_path / "fourth")
-    assert arrays_of(tmp_path / "third", 6) == arrays_of(tmp_path / "fourth", 6)
+    repaired, names = features_of(broken, tmp_path / "cache", 0)
+    assert not names
+    assert_same(repaired, features_of(original, tmp_path / "whole", 0)[0])
 
 
 def test_a_lost_list_of_skipped_features(broken: Path, tmp_path: Path):
-    train(cached(tmp_path / "cache", 3), broken, tmp_path / "first")
-    for path in (tmp_path / "cache").glob(f"*/{SKIPPED_RECORDS}"):
-        path.unlink()
-    with pytest.raises(
-        UserError, match=r"skipped\.json: does not list record 3, whose features are those of a damaged"
-    ):
-        train(cached(tmp_path / "cache", 3), broken, tmp_path / "second")
+    features_of(broken, tmp_path / "cache", 3)
+    (path,) = (tmp_path / "cache").glob(f"*/{SKIPPED_RECORDS}")
+    path.unlink()
+    with pytest.raises(UserError, match=r"skipped\.json: does not list record \d+, whose features are"):
+        features_of(broken, tmp_path / "cache", 3)
+
+
+def test_training_from_the_features_that_are_left(broken: Path, tmp_path: Path):
+    """Is training from the photos that are left."""
+    train(allowing(3), broken, tmp_path / "photos")
+    train(allowing(3, cache=Cache(views=1, folder=str(tmp_path / "cache"))), broken, tmp_path / "cached")
+    assert listed(tmp_path / "cached") == listed(tmp_path / "photos")
+    for one, other in zip(metrics_of(tmp_path / "cached"), metrics_of(tmp_path / "photos"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 # ---- what never skips
@@ -307,7 +324,7 @@ def test_a_sweep_takes_no_limit(original: Path, tmp_path: Path):
         run_sweep(
             allowing(1),
             open_dataset(original),
-            SweepOptions(parse_space(["loss.positive-weight=1,3"]), plot=False),
+            SweepOptions(parse_space(["model.dropout-rate=0.1,0.2"]), plot=False),
             tmp_path / "sweep",
             devices=Devices(),
             log=print,
