@@ -61,7 +61,9 @@ def records_target(data: bytes, folder: Path) -> None:
             check_record(record)
         else:
             written = [encode_example(record) for record in good_records()]
-            tfrecord.write_shard(shard, iter(written))
+            shard = folder / "good.tfrecord-00000-of-00001"
+            if not shard.exists():
+                tfrecord.write_records(shard, iter(written))
             checksum = b"" if kind == 2 else struct.pack("<I", tfrecord.google_crc32c.value(rest))
             tfrecord.index_path(shard).write_bytes(rest + checksum)
             source = tfrecord.RecordSource([shard])
@@ -137,7 +139,9 @@ def main() -> None:
     with atheris.instrument_imports(include=["socialtag_jax"]):
         for name in ("shards.dataset", "shards.example", "shards.tfrecord", "sources.tags_csv", "labels", "tags"):
             importlib.import_module(f"socialtag_jax.{name}")
-    with tempfile.TemporaryDirectory() as scratch:
+    # In memory, where the system has a folder there: every input becomes a file.
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
         folder = Path(scratch)
         corpus = options.corpus or folder / "corpus"
         corpus.mkdir(parents=True, exist_ok=True)
