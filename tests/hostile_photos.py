@@ -151,7 +151,7 @@ def transparent_palette() -> Image.Image:
     return image
 
 
-WHITE_UNDER_HALF = tuple(round(255 - (255 - channel) * 128 / 255) for channel in ORANGE)
+WHITE_UNDER_HALF = (252, 197, 137)  # 255 - (255 - channel) * 128 / 255
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY = (159, 159, 159)  # 0.299 R + 0.587 G + 0.114 B of the orange
 

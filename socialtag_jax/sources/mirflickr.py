@@ -7,6 +7,7 @@ A million photos lie in folders of 10,000: `images/3/31234.jpg`, with its tags, 
 
 import os
 import re
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -237,13 +238,22 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         raise UserError(f"cannot be read: {error.strerror}", where=folder) from error
 
 
+def _is_no_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a pipe or the like, which must not be opened; not of a link that leads nowhere."""
+    if entry.is_file():
+        return False
+    try:
+        return not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return False  # whoever opens it finds out why
+
+
 def _numbered(root: Path, folder: str, pattern: re.Pattern[str], report: _Report) -> dict[int, str]:
     """The names of a folder's numbered files, by number."""
     names: dict[int, str] = {}
     for entry in _entries(root / folder):
         match = pattern.fullmatch(entry.name)
-        # What is no file, such as a pipe, is never opened.
-        if match is None or not entry.is_file():
+        if match is None or _is_no_file(entry):
             # The root of the 25k set holds other folders by right.
             if folder or not entry.is_dir():
                 report.add(_STRAY, f"{folder}{entry.name}")
