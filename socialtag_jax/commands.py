@@ -9,13 +9,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from socialtag_jax.errors import UsageError
+from socialtag_jax.errors import UsageError, UserError, printable
+
+if TYPE_CHECKING:
+    from socialtag_jax.shards.dataset import Dataset
 
 
 def log(line: str) -> None:
     """One line to stderr: stdout belongs to results."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -41,6 +45,7 @@ def prepare(options: argparse.Namespace) -> int:
         path=options.input,
         tag_separator=options.tag_separator,
         overlay=options.overlay,
+        allow_outside=options.allow_outside,
         seed=options.seed,
         workers=options.workers,
     )
@@ -64,13 +69,21 @@ def stats(options: argparse.Namespace) -> int:
             hint = "name a --source, or give the rules to `socialtag prepare`"
             raise UsageError("a prepared data set keeps its tags", where="--pruning, --balancing", hint=hint)
         dataset = open_dataset(options.dataset)
+        if options.verify:
+            _verify(dataset)
         name, folder, report = dataset.name, dataset.folder, stats.of_dataset(dataset)
     else:
         from socialtag_jax import sources
         from socialtag_jax.rules import parse_balancing, parse_pruning
 
+        if options.verify:
+            raise UsageError("only a prepared data set can be verified", where="--verify")
         source = sources.SourceOptions(
-            options.source, options.dataset, tag_separator=options.tag_separator, need_images=False
+            options.source,
+            options.dataset,
+            tag_separator=options.tag_separator,
+            allow_outside=options.allow_outside,
+            need_images=False,
         )
         pruning, balancing = parse_pruning(options.pruning), parse_balancing(options.balancing)
         report = stats.of_source(sources.read(source, log), pruning, balancing, options.seed)
@@ -82,6 +95,17 @@ def stats(options: argparse.Namespace) -> int:
         print(f"{name} in {folder}")
         print(stats.as_text(report, options.top))
     return 0
+
+
+def _verify(dataset: "Dataset") -> None:
+    from socialtag_jax.shards.verification import verify
+
+    records, problems = verify(dataset, stream=sys.stderr)
+    for problem in problems:
+        log(f"socialtag: error: {problem}")
+    if problems:
+        raise UserError(f"{len(problems):,} problems in {records:,} records", where=dataset.folder)
+    log(f"verified: {records:,} records are as {dataset.folder} says")
 
 
 def preview(options: argparse.Namespace) -> int:

@@ -86,12 +86,16 @@ class Input:
     same training in less memory."""
     threads: int = 0
     """Threads that decode and warp images; 0 for one a core."""
+    max_bad_records: int = 0
+    """Damaged records, of training and validation together, that a run may skip, counting and listing them; at one more
+    it stops. 0 stops at the first one."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "input.batch_size", self.batch_size, "at least 1")
         _require(self.eval_batch_size >= 1, "input.eval_batch_size", self.eval_batch_size, "at least 1")
         _require(self.accumulation_steps >= 1, "input.accumulation_steps", self.accumulation_steps, "at least 1")
         _require(self.threads >= 0, "input.threads", self.threads, "0 or more")
+        _require(self.max_bad_records >= 0, "input.max_bad_records", self.max_bad_records, "0 or more")
 
 
 @dataclass(frozen=True)

@@ -148,16 +148,20 @@ class Epoch:
             raise DivergedError(f"the loss in step {step}, epoch {self._number},", loss, done.steps)
         self.done = EpochSums(done.steps + 1, done.loss + loss, done.images + images)
         values = self._values()
-        left = (self._images_after + self._progress.total - self.done.images) / values["images_per_second"]
+        # The records of all batches so far may have been skipped: then there is no rate.
+        rate = max(values["images_per_second"], 1e-3)
+        left = (self._images_after + self._progress.total - self.done.images) / rate
         self._progress.update(round(self.done.images), f"{self._text(values)}, whole run {format_duration(left)}")
         if self.done.steps % _LOG_EVERY == 0:
-            self._run_log.write("train", step, {**values, "loss": loss / images, "bound": self._bound(values)})
+            self._run_log.write(
+                "train", step, {**values, "loss": loss / max(images, 1.0), "bound": self._bound(values)}
+            )
 
     def _values(self) -> dict[str, float]:
         elapsed, steps = self._clock() - self._start, self.done.steps - self._first.steps
         return {
             "epoch": self._number,
-            "loss": self.done.loss / self.done.images,
+            "loss": self.done.loss / max(self.done.images, 1.0),
             # Of an epoch that was interrupted after its last step, nothing is left to be timed.
             "images_per_second": (self.done.images - self._first.images) / elapsed if steps else math.nan,
             "data_wait_share": self._waited / elapsed,

@@ -11,7 +11,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from socialtag_jax import experiment_files, files
+from socialtag_jax import experiment_files, files, json_files
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
 from socialtag_jax.position import Position
@@ -68,15 +68,17 @@ def load_run(folder: Path) -> RunConfig:
     """
     path = folder / CONFIG
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        experiment, *parts = [content[key] for key in ("experiment", "dataset", "versions", "device")]
-        for key in ("fingerprint", "vocabulary_sha256", "image_size", "name", "path"):
-            parts[0][key]
+        content = json_files.read(path, hint="restore the file from a copy, or train again in a new --workdir")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"not a run folder: no {CONFIG}", where=folder, hint="give the --workdir of a run") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"damaged: {type(error).__name__}: {error}", where=path) from error
-    return RunConfig(experiment_files.from_dict(experiment, path), *parts)
+    experiment, dataset, versions, device = map(content.fields, ("experiment", "dataset", "versions", "device"))
+    for key in ("fingerprint", "vocabulary_sha256", "name", "path"):
+        dataset.text(key)
+    if dataset.content.get("image_size", 0) is not None:
+        dataset.count("image_size", least=1)
+    return RunConfig(
+        experiment_files.from_dict(experiment.content, path), dataset.content, versions.content, device.content
+    )
 
 
 def check_free(folder: Path) -> None:
@@ -119,7 +121,7 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
     # Training longer is going on, unless the learning rate falls towards the old end; all else would be another run.
     # How fast input is read, and where features are kept, changes no result.
     last = len(old.experiment.stages) - 1
-    free = ["name", "input.threads", "cache.folder", "checkpoints."]
+    free = ["name", "input.threads", "input.max_bad_records", "cache.folder", "checkpoints."]
     longer = f"stages.{last}.epochs"
     falling = old.experiment.optimizer.schedule.kind != "constant"
     if now.get(longer, 0) >= before[longer] and not falling:

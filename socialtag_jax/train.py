@@ -16,9 +16,11 @@ import numpy as np
 import optax
 
 from socialtag_jax import announcement, checkpoints, config, files, parallel, pretrained, run_folder, training_data
+from socialtag_jax.bad_records import BAD_RECORDS, BadRecords
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.epoch import DivergedError, Epoch
+from socialtag_jax.errors import UserError
 from socialtag_jax.input_pipeline import train_order
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
@@ -95,14 +97,15 @@ class Trainer:
         self._stop, self._clock = stop or StopRequest(), clock
         self._model = build_model(experiment, len(dataset.vocabulary))
         self._size = announcement.EpochSize.of(experiment, dataset)
-        self._images = ImageData(experiment, dataset, devices)
+        self._bad = BadRecords(experiment.input.max_bad_records, workdir / BAD_RECORDS, log=log)
+        self._images = ImageData(experiment, dataset, devices, self._bad.of)
 
     def run(self) -> TrainResult:
         """Trains all stages, from where the run folder's newest checkpoint stands.
 
         Raises:
           UserError: the folder holds a run with another experiment or data set, or other things; another process is at
-            work in it; the loss is no finite number.
+            work in it; the loss is no finite number; more records are damaged than may be skipped.
           Stopped: so it was asked; the step that it was at is finished and saved.
         """
         experiment = self._experiment
@@ -113,9 +116,12 @@ class Trainer:
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
                 current = run_folder.describe(experiment, self._dataset, device)
                 run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
+                self._bad.start(continued=bool(saved.steps))
                 position, state = self._start(saved)
                 with run_folder.RunLog(self._workdir, position) as run_log:
-                    return self._run_stages(position, state, RunFiles(saved, run_log, self._clock()))
+                    result = self._run_stages(position, state, RunFiles(saved, run_log, self._clock()))
+                    self._bad.report()
+                    return result
 
     def _run_stages(
         self,
@@ -206,6 +212,7 @@ class Trainer:
             first_epoch=position.epoch - position.stage_epoch,
             stop=self._stop,
             stream=self._stream,
+            damaged_of=self._bad.of,
         )
 
     @functools.cached_property
@@ -266,10 +273,13 @@ class Trainer:
         assert error.step is not None
         records, size = self._dataset.records("train"), self._experiment.input.batch_size
         order = train_order(len(records), self._experiment.seed, position.epoch)
-        batch = [
-            {"index": int(index), "image_id": records[int(index)].image_id, "where": records.where(int(index))}
-            for index in order[error.step * size : (error.step + 1) * size]
-        ]
+        batch: list[dict[str, Any]] = []
+        for index in order[error.step * size : (error.step + 1) * size].tolist():
+            try:
+                image_id = records[index].image_id
+            except UserError:  # a damaged record, which was skipped
+                continue
+            batch.append({"index": index, "image_id": image_id, "where": records.where(index)})
         path = self._workdir / run_folder.DIVERGED
         step = position.epoch_start + error.step + 1
         content = {"step": step, "epoch": position.epoch + 1, "loss": str(error.value), "records": batch}
@@ -293,6 +303,8 @@ class Trainer:
             images += float(np.sum(weight))
             f1 += float(np.sum(scores[has_tags], dtype=np.float64))
             tagged += float(np.sum(has_tags))
+        if not images:
+            raise UserError("no record of the validation split is whole: nothing to score", where=self._dataset.folder)
         return {"loss": total / images, "f1": f1 / max(tagged, 1.0)}
 
     def _last_learning_rate(self, position: Position) -> float:
