@@ -5,6 +5,7 @@ command line and returns the exit code.
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,10 @@ from socialtag_jax.errors import UsageError
 def log(line: str) -> None:
     """One line to stderr: stdout belongs to results."""
     print(line, file=sys.stderr, flush=True)
+
+
+def _nothing(_: str) -> None:
+    pass
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -135,7 +140,19 @@ def train_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int
 
 
 def train(options: argparse.Namespace) -> int:
-    """Trains, or goes on."""
+    """Trains, or goes on; alone or together with other processes."""
+    if not options.distributed and (options.coordinator, options.processes, options.process) == (None, None, None):
+        return _train(options)
+    for flag in ("input_only", "synthetic", "reuse_batch"):
+        if getattr(options, flag):
+            raise UsageError("measures one process", where=f"--{flag.replace('_', '-')}", hint="start it alone")
+    from socialtag_jax import processes
+
+    with processes.together(processes.Group(options.coordinator, options.processes, options.process)):
+        return _train(options)
+
+
+def _train(options: argparse.Namespace) -> int:
     from socialtag_jax import config, experiment_files
 
     experiment = experiment_files.load_experiment(options.experiment)
@@ -172,9 +189,11 @@ def train(options: argparse.Namespace) -> int:
         return 0
     if options.workdir is None:
         raise UsageError("is required", where="--workdir", hint="name the folder that the run goes to")
-    trainer = Trainer(experiment, dataset, options.workdir, devices=Devices(), log=log, stream=sys.stderr)
-    result = trainer.run()
-    log(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
+    devices = Devices()
+    # One process speaks for all; errors are each one's own.
+    say, stream = (log, sys.stderr) if devices.is_main else (_nothing, io.StringIO())
+    result = Trainer(experiment, dataset, options.workdir, devices=devices, log=say, stream=stream).run()
+    say(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
     return 0
 
 
@@ -250,6 +269,15 @@ def evaluate(options: argparse.Namespace) -> int:
         print(table(result.summary))
     log(f"written to {output}")
     return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """The installation -> what it is, and whether it works."""
+    from socialtag_jax import doctor
+
+    report = doctor.examine()
+    print(json.dumps(doctor.as_json(report), ensure_ascii=False) if options.json else doctor.as_text(report))
+    return 1 if report.problems else 0
 
 
 def export(options: argparse.Namespace) -> int:

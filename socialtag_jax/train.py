@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from socialtag_jax import announcement, checkpoints, config, files, parallel, pr
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.epoch import Epoch, diverged
+from socialtag_jax.errors import UsageError
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
 from socialtag_jax.position import Position
@@ -57,9 +59,12 @@ class Trainer:
       experiment: what to run.
       dataset: with a train and a validation split.
       workdir: the run folder; a run that it holds is continued.
-      devices: where to run.
+      devices: where to run; of several processes, process 0 alone reads and writes the run folder.
       log: takes one line of text at a time.
       stream: where progress is shown.
+
+    Raises:
+      UsageError: the batches do not divide among the devices; several processes are to cache features.
     """
 
     def __init__(
@@ -73,6 +78,12 @@ class Trainer:
         stream: TextIO,
     ) -> None:
         experiment = config.resolve(experiment, devices.platform)
+        if devices.processes > 1 and any(training_data.is_cached(experiment, stage) for stage in experiment.stages):
+            raise UsageError(
+                f"{experiment.cache.views}: features are cached by one process, and here are {devices.processes}",
+                where="--cache.views",
+                hint="--cache.views 0 trains from the photos",
+            )
         self._experiment, self._dataset, self._workdir = experiment, dataset, workdir
         self._devices, self._log, self._stream = devices, log, stream
         self._model = build_model(experiment, len(dataset.vocabulary))
@@ -84,15 +95,19 @@ class Trainer:
 
         Raises:
           UserError: the folder holds a run with another experiment or data set, or other things; another process is at
-            work in it; the loss is no finite number.
+            work in it; the loss is no finite number; the processes that train together do not agree on what to do.
         """
         experiment = self._experiment
         device = {"platform": self._devices.platform, "kind": self._devices.kind, "count": len(self._devices)}
+        current = run_folder.describe(experiment, self._dataset, device)
+        self._devices.check_same({**run_folder.facts(current), **dataclasses.asdict(self._size)})
+        if not self._devices.is_main:
+            position, state = self._start(checkpoints.NoCheckpoints())
+            return self._run_stages(position, state, checkpoints.NoCheckpoints(), run_folder.NoRunLog())
         run_folder.check_free(self._workdir)
         with files.exclusive(self._workdir):
             folder = self._workdir / run_folder.CHECKPOINTS
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
-                current = run_folder.describe(experiment, self._dataset, device)
                 run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
                 position, state = self._start(saved)
                 with run_folder.RunLog(self._workdir, position.step) as run_log:
@@ -135,7 +150,22 @@ class Trainer:
             state = self._devices.replicate(self._stage_start(position, state.step, state.params))
 
     def _start(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
-        """The state that training starts from: the newest checkpoint's, or a fresh one."""
+        """What training starts from, on every process: what process 0 has found in its run folder, or drawn."""
+        devices = self._devices
+        if devices.processes == 1:
+            return self._found_or_fresh(saved)
+        if devices.is_main:
+            position, state = self._found_or_fresh(saved)
+            devices.broadcast(json.dumps(dataclasses.asdict(position)).encode())
+        else:
+            position = Position(**json.loads(devices.broadcast(b"")))
+            shapes = param_shapes(self._model, self._experiment.model.input_size)
+            start = functools.partial(self._stage_start, position)
+            state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
+        return position, devices.broadcast_tree(state)
+
+    def _found_or_fresh(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
+        """The newest checkpoint's state, or a fresh one."""
         shapes = param_shapes(self._model, self._experiment.model.input_size)
 
         def likes(meta: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -189,7 +219,8 @@ class Trainer:
 
     @functools.cached_property
     def _roof(self) -> Roof:
-        return roof(self._devices.devices, self._experiment.model.compute_dtype)
+        devices = self._devices
+        return roof(devices.local, self._experiment.model.compute_dtype, processes=devices.processes)
 
     def _compile_steps(self, stage: Stage, state: TrainState, data: TrainingData) -> StageSteps:
         optimizer = self._optimizer(stage, state.params)
@@ -229,9 +260,8 @@ class Trainer:
 
         def launch(batch: Any) -> Callable[[], Any]:
             outputs = evaluate(params, batch)
-            return functools.partial(
-                jax.device_get, (outputs["loss"], outputs["f1"], batch["weight"], batch["tag_ids"])
-            )
+            every = self._devices.gather((outputs["loss"], outputs["f1"], batch["weight"], batch["tag_ids"]))
+            return functools.partial(jax.device_get, every)
 
         for _, (loss, scores, weight, tag_ids) in one_ahead(self._devices.prefetch(data.validation()), launch):
             has_tags = tag_ids[..., 0] >= 0
