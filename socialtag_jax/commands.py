@@ -148,7 +148,10 @@ def train(options: argparse.Namespace) -> int:
             raise UsageError("measures one process", where=f"--{flag.replace('_', '-')}", hint="start it alone")
     from socialtag_jax import processes
 
-    with processes.together(processes.Group(options.coordinator, options.processes, options.process)):
+    group = processes.Group(options.coordinator, options.processes, options.process)
+    group.check()
+    processes.watch(group)
+    with processes.together(group):
         return _train(options)
 
 

@@ -1,14 +1,18 @@
-"""Several processes that train together: how they find each other, and how they end when one of them is lost."""
+"""Several processes that train together: how they find each other, and how they end when one of them is lost.
+
+jax is imported inside of functions: `watch` forks, before there are any threads.
+"""
 
 import atexit
 import contextlib
+import ctypes
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import jax
+from typing import Any
 
 from socialtag_jax.errors import UsageError, UserError
 
@@ -36,6 +40,9 @@ class Group:
     processes: int | None = None
     process: int | None = None
 
+    def __str__(self) -> str:
+        return "this process" if self.processes is None else f"process {self.process} of {self.processes}"
+
     def check(self) -> None:
         """Refuses what cannot be.
 
@@ -60,15 +67,52 @@ class Group:
             raise UsageError(f"{self.process}: the {self.processes} processes are numbered from 0", where="--process")
 
 
+def watch(group: Group) -> None:
+    """From here on the program is the child of a process that waits for it, and tells how it ended if it could not.
+
+    When it misses another process, jax's runtime may end this one from a thread of its own, before anybody can say a
+    word, and so does the system when memory runs out. The two get the same signals; neither outlives the other.
+    """
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        _wait_for(child, group)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was gone before
+            os._exit(1)
+
+
+def _wait_for(child: int, group: Group) -> None:
+    def hand_on(number: int, _: Any) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    signal.signal(signal.SIGTERM, hand_on)
+    # A terminal sends Ctrl-C to both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == -signal.SIGABRT:
+        print(f"socialtag: error: {lost(group, 'jax has aborted this one; see above')}", file=sys.stderr)
+        code = 1
+    elif code < 0:
+        name = signal.Signals(-code).name
+        hint = "SIGKILL is also what the system sends when memory runs out" if code == -signal.SIGKILL else None
+        print(f"socialtag: error: {UserError(f'ended by {name}', where=group, hint=hint)}", file=sys.stderr)
+        code = 128 - code
+    sys.stderr.flush()
+    os._exit(code)
+
+
 @contextlib.contextmanager
 def together(group: Group) -> Iterator[None]:
     """Joins the other processes, before any device is touched; leaves them in good order, or at once.
 
     Raises:
-      UsageError: the group makes no sense, or cannot be found.
-      UserError: the others did not come, or one of them is lost.
+      UserError: the others cannot be found or did not come, or one of them is lost.
     """
-    group.check()
+    import jax
+
     _join(group)
     try:
         yield
@@ -76,22 +120,23 @@ def together(group: Group) -> Iterator[None]:
         # jax's own way out waits for the others, which wait for this process. What is registered last runs first.
         atexit.register(_end, getattr(error, "exit_code", 1))
         if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
-            raise lost(str(error)) from error
+            raise lost(group, str(error).strip().partition("\n")[0][:300]) from error
         raise
     jax.distributed.shutdown()
 
 
-def lost(reason: str) -> UserError:
+def lost(group: Group, reason: str) -> UserError:
     """The error of a process that misses another one."""
-    first = reason.strip().splitlines()[0] if reason.strip() else "no reason was given"
     return UserError(
-        f"another process of this training has ended, or cannot be reached: {first[:300]}",
-        where=f"process {jax.process_index()} of {jax.process_count()}",
+        f"another process of this training has ended, or cannot be reached: {reason}",
+        where=group,
         hint="its own output says why; start all of them again with the same command to go on from the last checkpoint",
     )
 
 
 def _join(group: Group) -> None:
+    import jax
+
     # SIGTERM is the program's own business; jax would catch it, and end nothing.
     jax.config.update("jax_enable_preemption_service", False)
     try:

@@ -33,13 +33,13 @@ from socialtag_jax.config import Input, Model, Optimizer, Stage
 experiment = Experiment(
     name="colours",
     weights="random",
-    model=Model(input_size=48, hidden_units=32),
+    model=Model(input_size=32, hidden_units=32),
     optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.9),
     input=Input(batch_size=8, eval_batch_size=8, threads=1),
-    stages=(Stage(epochs=3, freeze_layers=19), Stage(epochs=1, freeze_layers=16, learning_rate=1e-4)),
+    stages=(Stage(epochs=2, freeze_layers=19), Stage(epochs=1, freeze_layers=16, learning_rate=1e-4)),
 )
 """
-STEPS = 4 * 4
+STEPS = 3 * 4
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class Pair:
     def ended(self, number: int, seconds: float) -> Ended:
         process = self.processes[number]
         out, err = process.communicate(timeout=seconds)
-        return Ended(process.returncode, out, err)
+        # Gloo, which moves data between processes on CPUs, greets them.
+        return Ended(process.returncode, re.sub(r"^\[Gloo\] .*\n", "", out, flags=re.MULTILINE), err)
 
 
 @contextmanager
@@ -162,7 +163,7 @@ def test_same_losses_as_one_process(setting: Setting, whole: tuple[Path, Ended, 
     assert one.run().position.step == STEPS
     for kind, names in (("epoch", ("step", "epoch", "loss")), ("validation", ("step", "epoch", "loss", "f1"))):
         alone, together = (metrics_of(folder, kind) for folder in (tmp_path / "one", whole[0]))
-        assert len(alone) == len(together) == 4
+        assert len(alone) == len(together) == 3
         for before, after in zip(alone, together, strict=True):
             assert [after[name] for name in names] == pytest.approx([before[name] for name in names], rel=1e-5)
     for name, value in arrays_of(tmp_path / "one").items():
@@ -172,7 +173,7 @@ def test_same_losses_as_one_process(setting: Setting, whole: tuple[Path, Ended, 
 def test_process_0_alone_speaks_and_writes(whole: tuple[Path, Ended, Ended]):
     workdir, first, second = whole
     assert "devices: 4 x cpu (cpu) in 2 processes" in first.err
-    assert f"done: 4 epochs, {STEPS} steps" in first.err
+    assert f"done: 3 epochs, {STEPS} steps" in first.err
     assert (second.out, second.err) == ("", "")
     assert {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"} <= {path.name for path in workdir.iterdir()}
     assert json.loads((workdir / "config.json").read_text())["device"]["count"] == 4
@@ -184,19 +185,14 @@ def test_one_process_goes_on_with_what_two_have_saved(setting: Setting, whole: t
     experiment = experiment_files.load_experiment(setting.experiment)
     again = Trainer(experiment, setting.dataset, whole[0], devices=Devices(), log=lines.append, stream=io.StringIO())
     assert again.run().summary == {}
-    assert f"continuing after epoch 4, step {STEPS}" in lines
+    assert f"continuing after epoch 3, step {STEPS}" in lines
 
 
-def wait_for(both: Pair, words: str) -> str:
-    """Reads what process 0 says until it says this."""
-    said = ""
-    stream = both.processes[0].stderr
-    assert stream is not None
-    for line in stream:
-        said += line
-        if words in line:
-            return said
-    raise AssertionError(said)
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -205,7 +201,7 @@ def test_one_that_dies_ends_the_other_and_both_resume(
 ):
     """To the same bits as a run that was never interrupted."""
     with training(setting, tmp_path / "run") as both:
-        wait_for(both, "epoch 1:")
+        wait_for(tmp_path / "run" / "checkpoints" / "4")
         both.processes[victim].send_signal(signal.SIGKILL)
         start = time.monotonic()
         survivor = both.ended(1 - victim, 60)
@@ -218,7 +214,7 @@ def test_one_that_dies_ends_the_other_and_both_resume(
     with training(setting, tmp_path / "run") as both:
         first, second = both.end()
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
-    assert re.search(r"continuing after epoch [1-3], step", first.err)
+    assert re.search(r"continuing after epoch [12], step", first.err)
     end, expected = arrays_of(tmp_path / "run"), arrays_of(whole[0])
     assert {name: value.tobytes() for name, value in end.items()} == {
         name: value.tobytes() for name, value in expected.items()
@@ -230,7 +226,7 @@ def test_one_that_dies_ends_the_other_and_both_resume(
 def test_one_that_hangs_ends_the_other(setting: Setting, tmp_path: Path):
     """Nothing breaks off here: it is its heartbeat that is missed."""
     with training(setting, tmp_path / "run") as both:
-        wait_for(both, "epoch 1:")
+        wait_for(tmp_path / "run" / "checkpoints" / "4")
         both.processes[1].send_signal(signal.SIGSTOP)
         survivor = both.ended(0, 60)
     assert survivor.code != 0
