@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from socialtag_jax.errors import UsageError, UserError
@@ -332,4 +333,4 @@ def device_index() -> jax.Array:
 def _shapes(tree: Any) -> Any:
     """Shapes and dtypes alone: where the arrays lie decides nothing about the program."""
     # Not `ShapeDtypeStruct`: in several processes `pmap` takes that for an array of this process.
-    return jax.tree.map(lambda leaf: jax.core.ShapedArray(leaf.shape, leaf.dtype), tree)
+    return jax.tree.map(lambda leaf: ShapedArray(leaf.shape, leaf.dtype), tree)
