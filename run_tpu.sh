@@ -104,7 +104,9 @@ install() {
 }
 
 launch() {
-  on_workers all "machine_train machine_launch" "${training[@]}" || true
+  local -a together=()
+  if [ "$workers" -gt 1 ]; then together=(--distributed); fi
+  on_workers all "machine_train machine_launch" "${training[@]}" ${together[@]+"${together[@]}"} || true
   require_all "the launch"
   local worker
   for ((worker = 0; worker < workers; worker++)); do

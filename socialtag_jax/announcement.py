@@ -62,7 +62,8 @@ def announce(
     log: Callable[[str], None],
 ) -> None:
     """Logs what will run on what."""
-    log(f"devices: {len(devices)} x {devices.kind} ({devices.platform})")
+    processes = f" in {devices.processes} processes" if devices.processes > 1 else ""
+    log(f"devices: {len(devices)} x {devices.kind} ({devices.platform}){processes}")
     log(
         f"data: {dataset.name}, {len(dataset.split('train')):,} training and {len(dataset.split('validation')):,} "
         f"validation images, {model.n_tags:,} tags"

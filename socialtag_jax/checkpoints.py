@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
+
+_ONE_PROCESS = ocp.options.MultiprocessingOptions(
+    primary_host=0, active_processes={0}, barrier_sync_key_prefix="process-0"
+)
+"""Process 0 alone reads and writes checkpoints: the others need not see its folder, and it never waits for them."""
 
 
 def score(metrics: Mapping[str, float], monitor: str) -> float:
@@ -85,14 +91,17 @@ class RunCheckpoints:
             ),
             best_fn=rank,
             read_only=read_only,
-            create=not read_only,
+            create=False,
             cleanup_tmp_directories=not read_only,
+            multiprocessing_options=_ONE_PROCESS,
         )
+        if not read_only:
+            folder.mkdir(parents=True, exist_ok=True)
         handlers = {
-            "params": ocp.StandardCheckpointHandler(),
-            "optimizer": ocp.StandardCheckpointHandler(),
-            "average": ocp.StandardCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
+            "params": ocp.StandardCheckpointHandler(multiprocessing_options=_ONE_PROCESS),
+            "optimizer": ocp.StandardCheckpointHandler(multiprocessing_options=_ONE_PROCESS),
+            "average": ocp.StandardCheckpointHandler(multiprocessing_options=_ONE_PROCESS),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=_ONE_PROCESS),
         }
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
@@ -134,12 +143,12 @@ class RunCheckpoints:
             self._manager.wait_until_finished()
             self._manager.delete(step)
         # orbax refuses an empty item.
-        averaged = {} if average is None else {"average": ocp.args.StandardSave(average)}
+        averaged = {} if average is None else {"average": ocp.args.StandardSave(_own_copy(average))}
         saved = self._manager.save(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                optimizer=ocp.args.StandardSave(optimizer_state),
+                params=ocp.args.StandardSave(_own_copy(params)),
+                optimizer=ocp.args.StandardSave(_own_copy(optimizer_state)),
                 meta=ocp.args.JsonSave(dict(meta)),
                 **averaged,
             ),
@@ -223,3 +232,23 @@ class RunCheckpoints:
 def like(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     """Shapes and dtypes of a tree, to be restored onto `sharding`."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def _own_copy(tree: Any) -> Any:
+    """Arrays that other processes have copies of as this process's own: orbax would have all processes write them."""
+    return jax.tree.map(
+        lambda leaf: np.array(leaf) if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable else leaf, tree
+    )
+
+
+class NoCheckpoints(RunCheckpoints):
+    """Those of a process that reads and writes none."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def save(self, *_: Any, **__: Any) -> None:
+        """Saves nothing."""

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from socialtag_jax import commands
-from socialtag_jax.errors import UserError, printable
+from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
+
+_TOGETHER = ("--coordinator", "--processes", "--process", "--distributed")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -54,6 +56,9 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments):
         return commands.train_help(train, arguments[1:])
     options, rest = parser.parse_known_args(arguments)
+    for word in rest:
+        if (flag := word.partition("=")[0]) in _TOGETHER:
+            raise UsageError("is for `socialtag train` alone", where=flag, hint="start it as one process")
     if options.command in ("train", "sweep"):
         options.overrides = rest
     elif rest:
@@ -166,6 +171,20 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         help="train nothing, but time each stage's step on one batch that stays on the devices",
     )
 
+    together = train.add_argument_group(
+        "several processes",
+        "The same command on every machine; process 0 alone reads and writes the run folder. Batch sizes are those of "
+        "all devices together.",
+    )
+    together.add_argument(
+        "--distributed",
+        action="store_true",
+        help="where jax finds the other processes by itself: on TPU pods, under Slurm, Open MPI and Kubernetes",
+    )
+    together.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: process 0's address, and a free port")
+    together.add_argument("--processes", type=_positive, metavar="N", help="and how many there are")
+    together.add_argument("--process", type=_not_negative, metavar="I", help="and which of them this is, from 0")
+
     _add_sweep(
         add(
             "sweep",
@@ -214,6 +233,13 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     output = predict.add_mutually_exclusive_group()
     _add_json(output)
     output.add_argument("--csv", type=Path, metavar="FILE", help="write a CSV file instead of printing")
+
+    doctor = add(
+        "doctor",
+        commands.doctor,
+        "Print versions, devices, settings, and what repeats bit for bit here; fail if something needed is broken.",
+    )
+    _add_json(doctor)
     return parser, train
 
 

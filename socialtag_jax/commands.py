@@ -5,6 +5,7 @@ command line and returns the exit code.
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 def log(line: str) -> None:
     """One line to stderr: stdout belongs to results."""
     print(printable(line), file=sys.stderr, flush=True)
+
+
+def _nothing(_: str) -> None:
+    pass
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -159,7 +164,22 @@ def train_help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int
 
 
 def train(options: argparse.Namespace) -> int:
-    """Trains, or goes on."""
+    """Trains, or goes on; alone or together with other processes."""
+    if not options.distributed and (options.coordinator, options.processes, options.process) == (None, None, None):
+        return _train(options)
+    for flag in ("input_only", "synthetic", "reuse_batch"):
+        if getattr(options, flag):
+            raise UsageError("measures one process", where=f"--{flag.replace('_', '-')}", hint="start it alone")
+    from socialtag_jax import processes
+
+    group = processes.Group(options.coordinator, options.processes, options.process)
+    group.check()
+    processes.watch(group)
+    with processes.together(group):
+        return _train(options)
+
+
+def _train(options: argparse.Namespace) -> int:
     from socialtag_jax import config, experiment_files
 
     experiment = experiment_files.load_experiment(options.experiment)
@@ -196,12 +216,13 @@ def train(options: argparse.Namespace) -> int:
         return 0
     if options.workdir is None:
         raise UsageError("is required", where="--workdir", hint="name the folder that the run goes to")
+    devices = Devices()
+    # One process speaks for all; errors are each one's own.
+    say, stream = (log, sys.stderr) if devices.is_main else (_nothing, io.StringIO())
     with stopping.on_signals() as stop:
-        trainer = Trainer(
-            experiment, dataset, options.workdir, devices=Devices(), stop=stop, log=log, stream=sys.stderr
-        )
+        trainer = Trainer(experiment, dataset, options.workdir, devices=devices, stop=stop, log=say, stream=stream)
         result = trainer.run()
-    log(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
+    say(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
     return 0
 
 
@@ -277,6 +298,15 @@ def evaluate(options: argparse.Namespace) -> int:
         print(table(result.summary))
     log(f"written to {output}")
     return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """The installation -> what it is, and whether it works."""
+    from socialtag_jax import doctor
+
+    report = doctor.examine()
+    print(json.dumps(doctor.as_json(report), ensure_ascii=False) if options.json else doctor.as_text(report))
+    return 1 if report.problems else 0
 
 
 def export(options: argparse.Namespace) -> int:

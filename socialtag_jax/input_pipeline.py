@@ -1,7 +1,8 @@
 """Shards -> batches of uint8 images, padded tag indices and weights, with grain.
 
 A batch is a pure function of (records, settings, seed, epoch, batch number): it depends neither on the number of
-devices nor on threads, and reading can begin at any batch.
+devices and processes nor on threads, and reading can begin at any batch. Of several processes, each assembles the rows
+of its own devices: they are cut from the batch after its order was drawn.
 """
 
 import itertools
@@ -52,17 +53,31 @@ class BatchShape:
       rows: images a device gets in a step.
       input_size: height and width in pixels.
       max_tags: room for tag indices.
+      processes: that share a batch, each with as many devices.
+      process: this one's number, from 0.
     """
 
     devices: int
     rows: int
     input_size: int
     max_tags: int
+    processes: int = 1
+    process: int = 0
 
     @property
     def size(self) -> int:
-        """Images in a batch."""
+        """Images in a batch, over all processes."""
+        return self.processes * self.local_size
+
+    @property
+    def local_size(self) -> int:
+        """Images of a batch that this process assembles."""
         return self.devices * self.rows
+
+    def own(self, number: int) -> slice:
+        """Where in an epoch's order this process's images of a batch are; there may be fewer of them, or none."""
+        start = number * self.size + self.process * self.local_size
+        return slice(start, start + self.local_size)
 
 
 def batch_count(records: int, batch_size: int, limit: int | None = None) -> int:
@@ -158,7 +173,7 @@ def eval_batches(
     limit: int | None = None,
     damaged: Damaged = stop,
 ) -> Iterator[Batch]:
-    """All records in their stored order, only resized: row r of batch b is record `b * shape.size + r`."""
+    """All records in their stored order, only resized: row r of batch b is record `shape.own(b).start + r`."""
     return _batches(records, shape, range(len(records)), _resize, threads, 0, limit, damaged)
 
 
@@ -175,14 +190,14 @@ def _batches(
     # The pipeline's own threads use the cores; OpenCV's would only contend with them.
     cv2.setNumThreads(1)
 
-    memory = BufferPool((shape.size, shape.input_size, shape.input_size, 3))
+    memory = BufferPool((shape.local_size, shape.input_size, shape.input_size, 3))
 
     def assemble(number: int) -> Batch:
-        rows = np.asarray(order[number * shape.size : (number + 1) * shape.size])
+        rows = np.asarray(order[shape.own(number)], np.int64)
         return _assemble(records, shape, rows, transformations(rows), memory.take(), damaged)
 
     numbers = range(start, batch_count(len(order), shape.size, limit))
-    return in_threads(assemble, numbers, batch_bytes=shape.size * shape.input_size**2 * 3, threads=threads)
+    return in_threads(assemble, numbers, batch_bytes=shape.local_size * shape.input_size**2 * 3, threads=threads)
 
 
 def in_threads(
@@ -218,7 +233,7 @@ def _assemble(
     """The batch of these records (int [rows]), each with its transformation (float64 [rows, 2, 3]), in `images`."""
     size = shape.input_size
     images[len(rows) :] = 0
-    weight = np.zeros(shape.size, np.float32)
+    weight = np.zeros(shape.local_size, np.float32)
     weight[: len(rows)] = 1.0
     # All are read and parsed before the first is decoded: alternating, each image's pixels push code and data of the
     # parser out of the processor's caches, which doubles the time that reading takes.
@@ -228,7 +243,7 @@ def _assemble(
             batch[row] = None
             images[row] = 0
             weight[row] = 0.0
-    tag_ids = _tag_ids(batch, (shape.size, shape.max_tags))
+    tag_ids = _tag_ids(batch, (shape.local_size, shape.max_tags))
     lead = (shape.devices, shape.rows)
     return Batch(
         images=images.reshape(*lead, size, size, 3), tag_ids=tag_ids.reshape(*lead, -1), weight=weight.reshape(lead)

@@ -53,7 +53,7 @@ class Limit:
     Attributes:
       device: for the run on each device.
       host: for the run on the host; None where the devices take their memory from it, and queue and devices share it.
-      count: devices.
+      count: devices of this host.
     """
 
     device: int
@@ -91,7 +91,7 @@ def step_need(
         state=array_bytes(state),
         batches=BATCHES_ON_DEVICE * batch_bytes // len(devices),
         temporaries=step.memory.temporaries + fresh_outputs + scratch,
-        queue=queued_batches * batch_bytes,
+        queue=queued_batches * devices.local_share(batch_bytes),
     )
 
 
@@ -128,10 +128,11 @@ def memory_limit(devices: Devices, held: Any) -> Limit | None:
       held: the run's arrays that lie on every device already.
     """
     if devices.platform == "cpu":
-        return Limit(available_memory() // len(devices) + array_bytes(held), None, len(devices))
+        count = len(devices.local)
+        return Limit(available_memory() // count + array_bytes(held), None, count)
     # XLA's platform allocator, and some plugins, keep no account.
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in devices.devices]
-    return Limit(min(limits), available_memory(), len(devices)) if min(limits) else None
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in devices.local]
+    return Limit(min(limits), available_memory(), len(limits)) if min(limits) else None
 
 
 def check(

@@ -1,23 +1,28 @@
-"""The only file that knows devices, meshes, shardings and pmap.
+"""The only file that knows devices, meshes, shardings and pmap; `processes.py` brings the devices of others in.
 
 The state is replicated, a batch's leading axis is the device. `jax.pmap` runs on `jit` and `shard_map`: arrays that
-carry the right sharding go in and come out as they are, without copies.
+carry the right sharding go in and come out as they are, without copies. Of an array over the devices of several
+processes, each process holds the parts on its own.
 """
 
 import collections
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from socialtag_jax.errors import UsageError
+from socialtag_jax.errors import UsageError, UserError
 
 AXIS, HEADS = "batch", "heads"
+_CHUNK_BYTES = 2**24
 Tree = TypeVar("Tree")
 
 
@@ -67,18 +72,42 @@ class Devices:
     """The devices of a run: places the state, shards batches, and compiles step functions for all of them.
 
     Args:
-      devices: `jax.Device`s; None for all local ones.
+      devices: `jax.Device`s; None for all, those of other processes included.
+
+    Attributes:
+      devices: each process's side by side: its rows of a batch follow each other.
+      local: those of this process.
+      processes: how many processes have some.
+      process: this one's number, from 0. Process 0 reads and writes the run folder, the others compute.
+
+    Raises:
+      UserError: some process has fewer devices than another.
     """
 
     def __init__(self, devices: Sequence[Any] | None = None) -> None:
-        self.devices = tuple(jax.local_devices() if devices is None else devices)
+        everywhere = sorted(jax.devices(), key=lambda device: device.process_index)
+        self.devices = tuple(everywhere if devices is None else devices)
+        by_process = collections.Counter(device.process_index for device in self.devices)
+        if len(set(by_process.values())) > 1:
+            counts = ", ".join(f"process {process} has {count}" for process, count in sorted(by_process.items()))
+            raise UserError("all processes need the same number of devices", where="devices", hint=counts)
+        self.local = tuple(device for device in self.devices if device.process_index == jax.process_index())
+        self.processes = len(by_process)
+        self.process = sorted(by_process).index(jax.process_index())
         mesh = Mesh(np.array(self.devices), (AXIS,))
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self._sharded = NamedSharding(mesh, PartitionSpec(AXIS))
         self._heads_mesh = Mesh(np.array(self.devices), (HEADS,))
+        self._gather = jax.jit(lambda tree: tree, out_shardings=self.replicated)
+        self._sum = jax.jit(lambda rows: jnp.sum(rows, axis=0, dtype=rows.dtype), out_shardings=self.replicated)
 
     def __len__(self) -> int:
         return len(self.devices)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is process 0, which alone reads and writes the run folder."""
+        return self.process == 0
 
     @property
     def platform(self) -> str:
@@ -91,12 +120,98 @@ class Devices:
         return self.devices[0].device_kind
 
     def replicate(self, tree: Tree) -> Tree:
-        """A copy of every leaf on every device."""
-        return jax.device_put(tree, self.replicated)
+        """A copy of every leaf on every device; every process must hand in the same values."""
+        if self.processes == 1:
+            return jax.device_put(tree, self.replicated)
+        return jax.tree.map(self._replicate_leaf, tree)
+
+    def _replicate_leaf(self, leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, self.replicated)
+        # To put it onto other processes' devices, too, jax would gather all their values on each device, to compare.
+        copies = [jax.device_put(leaf, device) for device in self.local]
+        return jax.make_array_from_single_device_arrays(np.shape(leaf), self.replicated, copies)
 
     def shard(self, batch: Tree) -> Tree:
-        """Row d of every leaf, [devices, ...], on device d."""
-        return jax.device_put(batch, self._sharded)
+        """This process's rows, [local devices, ...], as its part of the batch, [devices, ...]: row d on device d."""
+        if self.processes == 1:
+            return jax.device_put(batch, self._sharded)
+        return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(self._sharded, rows), batch)
+
+    def gather(self, tree: Tree) -> Tree:
+        """A step's outputs and its batch, [devices, ...], as arrays that every process can fetch; returns at once."""
+        return tree if self.processes == 1 else self._gather(tree)
+
+    def any_process(self, flags: Sequence[bool]) -> jax.Array:
+        """How many processes say so, int32 [flags], on every process; returns at once."""
+        rows = np.zeros((len(self.local), len(flags)), np.int32)
+        rows[0] = flags
+        return self._sum(self.shard(rows))
+
+    def broadcast(self, data: bytes) -> bytes:
+        """What process 0 hands in, on every process; what the others hand in is not looked at."""
+        if self.processes == 1:
+            return data
+        (size,) = np.frombuffer(self._broadcast_chunk(np.int64(len(data)).tobytes()), np.int64)
+        chunks = [
+            self._broadcast_chunk(data[start : start + _CHUNK_BYTES], _CHUNK_BYTES)
+            for start in range(0, int(size), _CHUNK_BYTES)
+        ]
+        return b"".join(chunks)[: int(size)]
+
+    def _broadcast_chunk(self, data: bytes, size: int = 8) -> bytes:
+        # A sum with zeros, of whole numbers: it keeps every bit, where one of floats would turn -0.0 into 0.0.
+        rows = np.zeros((len(self.local), size // 4), np.uint32)
+        if self.is_main:
+            rows[0] = np.frombuffer(data.ljust(size, b"\0"), np.uint32)
+        return np.asarray(self._sum(self.shard(rows))).tobytes()
+
+    def broadcast_tree(self, tree: Tree) -> Tree:
+        """Process 0's arrays, on every device; of the others' leaves, only shapes and dtypes are looked at."""
+        leaves, structure = jax.tree.flatten(tree)
+        data = self.broadcast(b"".join(np.asarray(leaf).tobytes() for leaf in leaves) if self.is_main else b"")
+        arrays, start = [], 0
+        for leaf in leaves:
+            count = math.prod(leaf.shape)
+            arrays.append(np.frombuffer(data, leaf.dtype, count, start).reshape(leaf.shape))
+            start += count * leaf.dtype.itemsize
+        return self.replicate(jax.tree.unflatten(structure, arrays))
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Compares what all processes must agree on before they start.
+
+        Args:
+          facts: JSON values by what they are called.
+
+        Raises:
+          UserError: on every process, with what differs.
+        """
+        if self.processes == 1:
+            return
+        data = json.dumps(facts, sort_keys=True).encode()
+        (longest,) = np.asarray(self._gather_rows(np.array([len(data)], np.int32))).max(axis=0)
+        padded = np.frombuffer(data.ljust(int(longest)), np.uint8)
+        every = [json.loads(row.tobytes()) for row in self._gather_rows(padded)]
+        names = sorted({name for one in every for name in one})
+        differing = [name for name in names if len({json.dumps(one.get(name)) for one in every}) > 1]
+        if differing:
+            name = differing[0]
+            other = next(number for number, one in enumerate(every) if one.get(name) != every[0].get(name))
+            more = f" (and they differ in {', '.join(differing[1:])})" if len(differing) > 1 else ""
+            raise UserError(
+                f"process 0 has {name} = {every[0].get(name)!r}, process {other} has {every[other].get(name)!r}{more}",
+                where=f"process {self.process} of {self.processes}",
+                hint="start all processes with the same command, data set and versions",
+            )
+
+    def _gather_rows(self, row: np.ndarray) -> np.ndarray:
+        """Each process's row, [processes, ...]."""
+        rows = np.broadcast_to(row, (len(self.local), *row.shape))
+        return np.asarray(self.gather(self.shard(rows)))[:: len(self.local)]
+
+    def local_share(self, count: int) -> int:
+        """Of something that all devices share equally, what this process's have."""
+        return count * len(self.local) // len(self)
 
     def prefetch(self, batches: Iterator[Tree], depth: int = 2) -> Iterator[Tree]:
         """Keeps `depth` batches on their way to the devices, ahead of the one in use."""
@@ -201,6 +316,25 @@ class Devices:
         return batch_size // len(self)
 
 
+class Agreement:
+    """Has all processes do the same at the same step, as soon as one of them wants to.
+
+    Where there are several, an answer is that of the step before: to wait for the others' would leave the devices
+    without work.
+    """
+
+    def __init__(self, devices: Devices) -> None:
+        self._devices = devices
+        self._asked: jax.Array | None = None
+
+    def __call__(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether this process or any other sets it; to be called by all of them after every step."""
+        if self._devices.processes == 1:
+            return flags
+        before, self._asked = self._asked, self._devices.any_process(flags)
+        return (False,) * len(flags) if before is None else tuple((np.asarray(before) > 0).tolist())
+
+
 def on_one_device(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
     """A training step, `(state, batch) -> (state, sums)`, as one device runs it alone: for use in a larger program.
 
@@ -223,4 +357,5 @@ def device_index() -> jax.Array:
 
 def _shapes(tree: Any) -> Any:
     """Shapes and dtypes alone: where the arrays lie decides nothing about the program."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    # Not `ShapeDtypeStruct`: in several processes `pmap` takes that for an array of this process.
+    return jax.tree.map(lambda leaf: ShapedArray(leaf.shape, leaf.dtype), tree)

@@ -37,20 +37,26 @@ class Roof:
 
 
 def roof(
-    devices: Sequence[Any], dtype: str, *, measure: Callable[[Any, Any], float] = flops.measured_matmul_flops
+    devices: Sequence[Any],
+    dtype: str,
+    *,
+    processes: int = 1,
+    measure: Callable[[Any, Any], float] = flops.measured_matmul_flops,
 ) -> Roof:
     """The roof of `jax.Device`s of one kind, from their datasheet, or measured where they are in no table.
 
     Args:
-      devices: of the run.
+      devices: of this process.
       dtype: "float32" or "bfloat16", that the convolutions compute in.
+      processes: of the run, each with as many devices on a machine of its own.
       measure: operations per second of a matrix product, given a device and a dtype.
     """
     peak = known_peak(devices[0].device_kind)
     if peak is not None:
-        return Roof(len(devices) * peak.flops(dtype), len(devices) * peak.bandwidth, "datasheet")
+        count = processes * len(devices)
+        return Roof(count * peak.flops(dtype), count * peak.bandwidth, "datasheet")
     # Simulated CPU devices share the same cores.
-    count = 1 if devices[0].platform == "cpu" else len(devices)
+    count = processes * (1 if devices[0].platform == "cpu" else len(devices))
     return Roof(count * measure(devices[0], dtype), None, "measured")
 
 

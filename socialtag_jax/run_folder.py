@@ -146,6 +146,12 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
         )
 
 
+def facts(current: RunConfig) -> dict[str, Any]:
+    """What all processes of a run must agree on, by field; where input lies and how it is read is each one's own."""
+    own = ("experiment.input.threads", "experiment.cache.folder", "dataset.path")
+    return {key: value for key, value in _flat(dataclasses.asdict(current)).items() if key not in own}
+
+
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
         items = value.items()
@@ -191,6 +197,19 @@ class RunLog:
         for name, value in values.items():
             if not isinstance(value, str):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+class NoRunLog(RunLog):
+    """That of a process that writes none."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, kind: str, step: int, values: Mapping[str, float | str]) -> None:
+        """Writes nothing."""
 
 
 def last_epoch_rate(folder: Path) -> float | None:

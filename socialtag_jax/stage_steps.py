@@ -103,7 +103,8 @@ class StageCompiler:
     def need(self, step: CompiledStep, batch: Shapes, *, training: bool) -> Need:
         """What a compiled step needs of memory."""
         _, rows = batch["weight"].shape
-        waiting = batches_ahead(memory_check.array_bytes(batch), self.experiment.input.threads)
+        batch_bytes = self.devices.local_share(memory_check.array_bytes(batch))
+        waiting = batches_ahead(batch_bytes, self.experiment.input.threads)
         return memory_check.step_need(
             step,
             self.state,

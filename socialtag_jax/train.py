@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from socialtag_jax.bad_records import BAD_RECORDS, BadRecords
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.epoch import DivergedError, Epoch
-from socialtag_jax.errors import UserError
+from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.input_pipeline import train_order
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
@@ -72,11 +73,14 @@ class Trainer:
       experiment: what to run.
       dataset: with a train and a validation split.
       workdir: the run folder; a run that it holds is continued.
-      devices: where to run.
+      devices: where to run; of several processes, process 0 alone reads and writes the run folder.
       log: takes one line of text at a time.
       stream: where progress is shown.
       stop: looked at after every step; None where nobody asks.
       clock: seconds, for saving every so many minutes.
+
+    Raises:
+      UsageError: the batches do not divide among the devices; several processes are to do what one alone can.
     """
 
     def __init__(
@@ -92,6 +96,18 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         experiment = config.resolve(experiment, devices.platform)
+        if devices.processes > 1 and any(training_data.is_cached(experiment, stage) for stage in experiment.stages):
+            raise UsageError(
+                f"{experiment.cache.views}: features are cached by one process, and here are {devices.processes}",
+                where="--cache.views",
+                hint="--cache.views 0 trains from the photos",
+            )
+        if devices.processes > 1 and experiment.input.max_bad_records:
+            raise UsageError(
+                f"{experiment.input.max_bad_records}: one process counts them, and here are {devices.processes}",
+                where="--input.max-bad-records",
+                hint="restore the shards from a copy",
+            )
         self._experiment, self._dataset, self._workdir = experiment, dataset, workdir
         self._devices, self._log, self._stream = devices, log, stream
         self._stop, self._clock = stop or StopRequest(), clock
@@ -105,16 +121,22 @@ class Trainer:
 
         Raises:
           UserError: the folder holds a run with another experiment or data set, or other things; another process is at
-            work in it; the loss is no finite number; more records are damaged than may be skipped.
+            work in it; the loss is no finite number; more records are damaged than may be skipped; the processes that
+            train together do not agree on what to do.
           Stopped: so it was asked; the step that it was at is finished and saved.
         """
         experiment = self._experiment
         device = {"platform": self._devices.platform, "kind": self._devices.kind, "count": len(self._devices)}
+        current = run_folder.describe(experiment, self._dataset, device)
+        self._devices.check_same({**run_folder.facts(current), **dataclasses.asdict(self._size)})
+        if not self._devices.is_main:
+            position, state = self._start(checkpoints.NoCheckpoints())
+            nothing = RunFiles(checkpoints.NoCheckpoints(), run_folder.NoRunLog(), self._clock())
+            return self._run_stages(position, state, nothing)
         run_folder.check_free(self._workdir)
         with files.exclusive(self._workdir):
             folder = self._workdir / run_folder.CHECKPOINTS
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
-                current = run_folder.describe(experiment, self._dataset, device)
                 run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
                 self._bad.start(continued=bool(saved.steps))
                 position, state = self._start(saved)
@@ -161,7 +183,22 @@ class Trainer:
             state = self._devices.replicate(self._stage_start(position, state.step, state.params))
 
     def _start(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
-        """The state that training starts from: the newest checkpoint's, or a fresh one."""
+        """What training starts from, on every process: what process 0 has found in its run folder, or drawn."""
+        devices = self._devices
+        if devices.processes == 1:
+            return self._found_or_fresh(saved)
+        if devices.is_main:
+            position, state = self._found_or_fresh(saved)
+            devices.broadcast(json.dumps(dataclasses.asdict(position)).encode())
+        else:
+            position = Position.from_json(json.loads(devices.broadcast(b"")))
+            shapes = param_shapes(self._model, self._experiment.model.input_size)
+            start = functools.partial(self._stage_start, position)
+            state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
+        return position, devices.broadcast_tree(state)
+
+    def _found_or_fresh(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
+        """The newest checkpoint's state, or a fresh one."""
         shapes = param_shapes(self._model, self._experiment.model.input_size)
 
         def likes(meta: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -217,7 +254,8 @@ class Trainer:
 
     @functools.cached_property
     def _roof(self) -> Roof:
-        return roof(self._devices.devices, self._experiment.model.compute_dtype)
+        devices = self._devices
+        return roof(devices.local, self._experiment.model.compute_dtype, processes=devices.processes)
 
     def _compile_steps(self, stage: Stage, state: TrainState, data: TrainingData) -> StageSteps:
         optimizer = self._optimizer(stage, state.params)
@@ -246,15 +284,17 @@ class Trainer:
             stream=self._stream,
             run_log=run.log,
         )
-        minutes = self._experiment.checkpoints.every_minutes
+        minutes, agreed = self._experiment.checkpoints.every_minutes, parallel.Agreement(self._devices)
         try:
             for batch in epoch.timed(self._devices.prefetch(batches)):
                 state, sums = steps.train(state, batch)
                 epoch.launched(sums)
                 due = minutes > 0 and self._clock() - run.saved_at >= 60 * minutes
-                if due or self._stop.signal is not None:
+                due, stopped = agreed(due, self._stop.signal is not None)
+                if due or stopped:
                     self._save(run, position.within_epoch(epoch.settle()), state)
-                    self._stop.check()
+                if stopped:
+                    raise Stopped(self._stop.signal or signal.SIGTERM)
             summary = epoch.finish()
         except DivergedError as error:
             raise self._with_records(error, position) from error
@@ -271,6 +311,8 @@ class Trainer:
     def _with_records(self, error: DivergedError, position: Position) -> DivergedError:
         """The same error, after the records of the batch whose loss it is were written to a file."""
         assert error.step is not None
+        if not self._devices.is_main:
+            return error
         records, size = self._dataset.records("train"), self._experiment.input.batch_size
         order = train_order(len(records), self._experiment.seed, position.epoch)
         batch: list[dict[str, Any]] = []
@@ -292,12 +334,12 @@ class Trainer:
 
         def launch(batch: Any) -> Callable[[], Any]:
             outputs = evaluate(params, batch)
-            return functools.partial(
-                jax.device_get, (outputs["loss"], outputs["f1"], batch["weight"], batch["tag_ids"])
-            )
+            every = self._devices.gather((outputs["loss"], outputs["f1"], batch["weight"], batch["tag_ids"]))
+            return functools.partial(jax.device_get, every)
 
         for _, (loss, scores, weight, tag_ids) in one_ahead(self._devices.prefetch(data.validation()), launch):
-            self._stop.check()
+            if self._devices.processes == 1:  # others would wait for this one
+                self._stop.check()
             has_tags = tag_ids[..., 0] >= 0
             total += float(np.sum(loss * weight, dtype=np.float64))
             images += float(np.sum(weight))

@@ -410,7 +410,7 @@ def train_shape(experiment: Experiment, dataset: Dataset, devices: Devices) -> B
     """
     parts = experiment.input.accumulation_steps
     rows = devices.local_rows(experiment.input.batch_size, "--input.batch-size", parts=parts)
-    return BatchShape(len(devices), rows, experiment.model.input_size, dataset.max_tags)
+    return _batch_shape(experiment, dataset, devices, rows)
 
 
 def eval_shape(experiment: Experiment, dataset: Dataset, devices: Devices) -> BatchShape:
@@ -420,8 +420,14 @@ def eval_shape(experiment: Experiment, dataset: Dataset, devices: Devices) -> Ba
       UsageError: the batch does not divide among the devices.
     """
     rows = devices.local_rows(experiment.input.eval_batch_size, "--input.eval-batch-size")
-    return BatchShape(len(devices), rows, experiment.model.input_size, dataset.max_tags)
+    return _batch_shape(experiment, dataset, devices, rows)
+
+
+def _batch_shape(experiment: Experiment, dataset: Dataset, devices: Devices, rows: int) -> BatchShape:
+    size = experiment.model.input_size
+    return BatchShape(len(devices.local), rows, size, dataset.max_tags, devices.processes, devices.process)
 
 
 def _shapes(row: jax.ShapeDtypeStruct, shape: BatchShape, first_layer: int) -> dict[str, jax.ShapeDtypeStruct]:
-    return batch_shapes(row, devices=shape.devices, rows=shape.rows, max_tags=shape.max_tags, first_layer=first_layer)
+    devices = shape.processes * shape.devices
+    return batch_shapes(row, devices=devices, rows=shape.rows, max_tags=shape.max_tags, first_layer=first_layer)

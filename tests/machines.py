@@ -129,10 +129,9 @@ def _repository() -> Path:
     """A git repository with the script and what it looks at, in one commit; made once a process."""
     root = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, root)
-    shutil.copytree(ROOT / "run_tpu", root / "run_tpu")
+    shutil.copytree(ROOT / "experiments" / "cloud", root / "experiments" / "cloud")
     for name in ("run_tpu.sh", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
-    (root / "experiments").mkdir()
     shutil.copy(ROOT / "experiments" / "corel5k.py", root / "experiments")
     (root / "experiments" / "tiny.py").write_text("experiment = None\n")
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false")

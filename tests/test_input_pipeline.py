@@ -83,6 +83,29 @@ def test_same_stream_on_any_devices_and_threads(records: ParsedRecords):
             np.testing.assert_array_equal(rows_of(other, key), rows_of(reference, key))
 
 
+@pytest.mark.parametrize(("processes", "devices", "rows"), [(2, 2, 3), (3, 1, 4), (4, 3, 5)])
+def test_processes_share_a_batch(records: ParsedRecords, processes: int, devices: int, rows: int):
+    """Each assembles the rows of its own devices; of the last batch, with 40 records, some have fewer, or none."""
+    size = processes * devices * rows
+    chosen = {"seed": 1, "epoch": 0, "augmentation": Augmentation(), "threads": 2}
+    whole = list(train_batches(records, shape(1, size), **chosen))
+    parts = [
+        list(train_batches(records, BatchShape(devices, rows, SIZE, 2, processes, process), **chosen))
+        for process in range(processes)
+    ]
+    assert {len(part) for part in parts} == {len(whole)}
+    assert parts[0][0]["images"].shape == (devices, rows, SIZE, SIZE, 3)
+    for key in ("images", "tag_ids", "weight"):
+        for batches, batch in zip(zip(*parts, strict=True), whole, strict=True):
+            np.testing.assert_array_equal(rows_of(list(batches), key), batch[key][0])
+    assert sum(rows_of(part, "weight").sum() for part in parts) == 40
+    stored = [list(eval_batches(records, BatchShape(devices, rows, SIZE, 2, processes, p))) for p in range(processes)]
+    together = [rows_of(list(batches), "tag_ids") for batches in zip(*stored, strict=True)]
+    np.testing.assert_array_equal(
+        np.concatenate(together)[:40], rows_of(list(eval_batches(records, shape())), "tag_ids")[:40]
+    )
+
+
 def test_order_and_augmentation_follow_seed_and_epoch(records: ParsedRecords):
     first = rows_of(epoch(records), "images")
     np.testing.assert_array_equal(first, rows_of(epoch(records), "images"))

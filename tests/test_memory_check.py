@@ -157,7 +157,7 @@ def test_the_limit_of_cpus_is_shared():
 
 
 def test_devices_that_do_not_say_what_they_have():
-    devices: Any = SimpleNamespace(platform="gpu", devices=[SimpleNamespace(memory_stats=lambda: None)])
+    devices: Any = SimpleNamespace(platform="gpu", local=[SimpleNamespace(memory_stats=lambda: None)])
     assert memory_check.memory_limit(devices, {}) is None
     need = Need(2 * 10**9, 10**7, 5 * 10**8, 3 * 10**6)
     line = memory_check.check(need, lambda _: need, batch_size=8, multiple=1, limit=None, where="x")

@@ -40,6 +40,7 @@ def test_install_launch_and_status(cloud: Cloud) -> None:
     assert logs.returncode == 0
     assert "argument <it's $HOME; two words>" in logs.stdout
     assert "argument <gs://bucket/runs/one>" in logs.stdout
+    assert "argument <--distributed>" in logs.stdout
     assert logs.stdout.endswith("run_tpu: finished\n")
     assert "worker 0: finished\nworker 1: finished" in cloud.run("status").stdout
     assert (cloud.folder / "trained-in").read_text().strip().endswith("/socialtag/source")
