@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
+from socialtag_jax.storage import Location, checkpoint_folder
 
 
 def score(metrics: Mapping[str, float], monitor: str) -> float:
@@ -50,7 +50,7 @@ class RunCheckpoints:
     """
 
     def __init__(
-        self, folder: Path, config: Checkpoints, *, log: Callable[[str], None], read_only: bool = False
+        self, folder: Location, config: Checkpoints, *, log: Callable[[str], None], read_only: bool = False
     ) -> None:
         self._folder, self._log = folder, log
         rank = functools.partial(score, monitor=config.monitor)
@@ -72,7 +72,7 @@ class RunCheckpoints:
             "average": ocp.StandardCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(checkpoint_folder(folder), options=options, item_handlers=handlers)
 
     def __enter__(self) -> "RunCheckpoints":
         return self

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from socialtag_jax import storage
 from socialtag_jax.errors import UsageError
 
 
@@ -64,13 +65,13 @@ def stats(options: argparse.Namespace) -> int:
             hint = "name a --source, or give the rules to `socialtag prepare`"
             raise UsageError("a prepared data set keeps its tags", where="--pruning, --balancing", hint=hint)
         dataset = open_dataset(options.dataset)
-        name, folder, report = dataset.name, dataset.folder, stats.of_dataset(dataset)
+        name, folder, report = dataset.name, dataset.location, stats.of_dataset(dataset)
     else:
         from socialtag_jax import sources
         from socialtag_jax.rules import parse_balancing, parse_pruning
 
         source = sources.SourceOptions(
-            options.source, options.dataset, tag_separator=options.tag_separator, need_images=False
+            options.source, storage.local_path(options.dataset), tag_separator=options.tag_separator, need_images=False
         )
         pruning, balancing = parse_pruning(options.pruning), parse_balancing(options.balancing)
         report = stats.of_source(sources.read(source, log), pruning, balancing, options.seed)
@@ -233,16 +234,14 @@ def evaluate(options: argparse.Namespace) -> int:
         scorer = bundle_scorer(options.model)
     else:
         scorer = run_scorer(options.model, options.checkpoint, Devices(), log=log)
-    folder = options.model.resolve()
-    default = folder.with_name(f"{folder.name}-evaluation") if bundle else options.model / "evaluation"
-    output = options.output or default / options.split
+    output = options.output or _evaluation_folder(options.model, bundle) / options.split
     if scorer.trained_on != dataset.fingerprint:
         log("warning: not the data set that the model was trained on: photos of this split may have been trained on")
-    output.mkdir(parents=True, exist_ok=True)
-    result = evaluate(
-        scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=output
-    )
-    write_results(result, dataset, scorer, output)
+    with storage.staged(output) as folder:
+        result = evaluate(
+            scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=folder
+        )
+        write_results(result, dataset, scorer, folder)
     if options.json:
         print(json.dumps(result.summary, ensure_ascii=False))
     else:
@@ -250,6 +249,14 @@ def evaluate(options: argparse.Namespace) -> int:
         print(table(result.summary))
     log(f"written to {output}")
     return 0
+
+
+def _evaluation_folder(model: storage.Location, bundle: bool) -> storage.Location:
+    """In a run, where it is; beside a bundle, whose files are those that it lists."""
+    if not bundle:
+        return model / "evaluation"
+    folder = model.resolve() if isinstance(model, Path) else model
+    return folder.with_name(f"{folder.name}-evaluation")
 
 
 def export(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from socialtag_jax.errors import UserError
+from socialtag_jax.storage import Location, RemotePath
 
 
 @contextlib.contextmanager
@@ -35,13 +36,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Location, data: bytes) -> None:
     """Writes `data` to `path` atomically."""
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Location, text: str) -> None:
     """Writes `text` to `path` atomically, as UTF-8 and with its line ends as they are.
 
     File names that are not UTF-8 come back as the bytes that they are.

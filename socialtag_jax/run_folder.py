@@ -1,20 +1,24 @@
 """A run's folder: the resolved configuration, the metrics, TensorBoard files; `checkpoints.py` does the rest."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from socialtag_jax import experiment_files, files
+from socialtag_jax import experiment_files, files, lease
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
 from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.storage import Location, RemotePath, upload
 
 CONFIG, METRICS, CHECKPOINTS, TENSORBOARD = "config.json", "metrics.jsonl", "checkpoints", "tensorboard"
 _PACKAGES = ("socialtag-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -47,7 +51,7 @@ def describe(experiment: Experiment, dataset: Dataset, device: Mapping[str, Any]
     return RunConfig(
         experiment=experiment,
         dataset={
-            "path": str(dataset.folder),
+            "path": str(dataset.location),
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
             "vocabulary_sha256": dataset.vocabulary.sha256,
@@ -58,7 +62,7 @@ def describe(experiment: Experiment, dataset: Dataset, device: Mapping[str, Any]
     )
 
 
-def load_run(folder: Path) -> RunConfig:
+def load_run(folder: Location) -> RunConfig:
     """Reads the configuration of a run folder.
 
     Raises:
@@ -77,7 +81,7 @@ def load_run(folder: Path) -> RunConfig:
     return RunConfig(experiment_files.from_dict(experiment, path), *parts)
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Location) -> None:
     """Refuses a folder that holds something, but no run.
 
     Raises:
@@ -89,7 +93,16 @@ def check_free(folder: Path) -> None:
         raise UserError("the folder is not empty and holds no run", where=folder, hint="choose another --workdir")
 
 
-def record_start(folder: Path, current: RunConfig, *, has_checkpoint: bool) -> None:
+def held(folder: Location, log: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Holds the folder against other processes, on this computer or, on `gs://`, anywhere.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    return lease.held(folder, log) if isinstance(folder, RemotePath) else files.exclusive(folder)
+
+
+def record_start(folder: Location, current: RunConfig, *, has_checkpoint: bool) -> None:
     """Writes `config.json`, or checks that the run in the folder can go on with the current configuration.
 
     Where nothing has been saved yet, there is nothing to go on with, and any configuration will do.
@@ -105,7 +118,7 @@ def record_start(folder: Path, current: RunConfig, *, has_checkpoint: bool) -> N
     files.write_text(folder / CONFIG, current.to_json())
 
 
-def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
+def _check_same(old: RunConfig, new: RunConfig, folder: Location) -> None:
     if old.dataset["fingerprint"] != new.dataset["fingerprint"]:
         raise UserError(
             f"the run was trained on another data set: {old.dataset['name']} at {old.dataset['path']}, "
@@ -155,25 +168,58 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 class RunLog:
     """Writes metrics to `metrics.jsonl` and to TensorBoard files.
 
+    Nothing can be appended to an object: for a folder on `gs://`, both are written to a temporary folder here, and
+    uploaded whole by `publish`. What was not yet uploaded when a process is killed is of steps after its last
+    checkpoint, and is written again.
+
     Args:
       folder: the run folder.
       step: where the run goes on: lines of later steps, which an interrupted run left, are dropped.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Location, step: int) -> None:
+        self._remote: RemotePath | None = None
         path = folder / METRICS
+        kept = []
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            files.write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        if isinstance(folder, RemotePath):
+            self._temporary = tempfile.TemporaryDirectory(prefix="socialtag-")
+            self._remote, folder = folder, Path(self._temporary.name)
+        self._folder = folder
+        files.write_text(folder / METRICS, "".join(f"{line}\n" for line in kept))
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
         self._board.close()
+        if self._remote is not None:
+            with self._temporary:
+                if kind is None:
+                    self._upload()
+                elif kind is not KeyboardInterrupt:  # perhaps another process has taken the folder over
+                    # It is the first error that counts.
+                    with contextlib.suppress(UserError):
+                        self._upload()
+
+    def publish(self) -> None:
+        """Makes what was written so far last; to be called before a checkpoint of the same step is saved.
+
+        Raises:
+          UserError: the storage does not answer.
+        """
+        self._file.flush()
+        self._board.flush()
+        if self._remote is not None:
+            self._upload()
+
+    def _upload(self) -> None:
+        assert self._remote is not None
+        upload([path for path in self._folder.rglob("*") if path.is_file()], self._folder, self._remote)
 
     def write(self, kind: str, step: int, values: Mapping[str, float | str]) -> None:
         """Appends one line; every value that is no word becomes a TensorBoard scalar `kind/name`."""
@@ -188,7 +234,7 @@ class RunLog:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
-def last_epoch_rate(folder: Path) -> float | None:
+def last_epoch_rate(folder: Location) -> float | None:
     """Images a second of the last training epoch of a run; None where the folder has none."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

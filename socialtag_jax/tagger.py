@@ -15,8 +15,10 @@ from safetensors.numpy import load_file
 from socialtag_jax import augment, files, metrics
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
+from socialtag_jax.remote_cache import RemoteCopy
 from socialtag_jax.shards.images import ImageError, canonical_jpeg
 from socialtag_jax.shards.pixels import decode
+from socialtag_jax.storage import Location, RemotePath, location
 from socialtag_jax.tags import TagVocabulary
 
 FORMAT_VERSION = 2
@@ -74,13 +76,26 @@ class Tagger:
         self._model = jax.jit(exported.call)
 
     @classmethod
-    def load(cls, bundle: str | Path) -> "Tagger":
+    def load(cls, bundle: str | Location) -> "Tagger":
         """Loads a bundle, after checking every file's hash.
+
+        Args:
+          bundle: its folder; `gs://...`, as text, is fetched into the cache.
 
         Raises:
           UserError: not a bundle, one of another format version, or one whose files were changed.
         """
-        folder = Path(bundle)
+        found = location(bundle)
+        if not isinstance(found, RemotePath):
+            return cls._load(found)
+        copy = RemoteCopy(found)
+        if TAGGER not in copy.objects:
+            raise _not_a_bundle(found)
+        copy.fetch(list(copy.objects))
+        return cls._load(copy.folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> "Tagger":
         description = _read_description(folder)
         vocabulary = TagVocabulary.load(folder / TAGS)
         if vocabulary.sha256 != description["vocabulary_sha256"]:
@@ -194,9 +209,13 @@ class Tagger:
         ]
 
 
-def is_bundle(folder: Path) -> bool:
+def is_bundle(folder: Location) -> bool:
     """Whether the folder looks like an exported bundle."""
     return (folder / TAGGER).exists()
+
+
+def _not_a_bundle(folder: Location) -> UserError:
+    return UserError(f"not a bundle: no {TAGGER}", where=folder, hint="make one with `socialtag export`")
 
 
 def _read_description(folder: Path) -> Mapping[str, Any]:
@@ -208,7 +227,7 @@ def _read_description(folder: Path) -> Mapping[str, Any]:
             description[key]
         description["provenance"]["dataset"]["fingerprint"]
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"not a bundle: no {TAGGER}", where=folder, hint="make one with `socialtag export`") from None
+        raise _not_a_bundle(folder) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"damaged: {type(error).__name__}: {error}", where=path, hint=_EXPORT) from error
     if version != FORMAT_VERSION:

@@ -5,7 +5,6 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from socialtag_jax import announcement, checkpoints, config, files, parallel, pretrained, run_folder, training_data
+from socialtag_jax import announcement, checkpoints, config, parallel, pretrained, run_folder, training_data
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.epoch import Epoch, diverged
@@ -24,6 +23,7 @@ from socialtag_jax.roofline import Roof, roof
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.stage_steps import StageCompiler, StageSteps
 from socialtag_jax.steps import TrainState, build_model, stage_start
+from socialtag_jax.storage import Location, local_path
 from socialtag_jax.training_data import FeatureData, ImageData, TrainingData
 
 
@@ -43,7 +43,7 @@ def initial_params(
     if experiment.weights == "random":
         log("weights: random (no pretrained convolutions)")
         return params
-    path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else Path(experiment.weights)
+    path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else local_path(experiment.weights)
     loaded = pretrained.load_starting_weights(
         path, hidden_units=model.hidden_units, n_tags=model.n_tags, vocabulary_sha256=vocabulary_sha256, log=log
     )
@@ -66,7 +66,7 @@ class Trainer:
         self,
         experiment: Experiment,
         dataset: Dataset,
-        workdir: Path,
+        workdir: Location,
         *,
         devices: parallel.Devices,
         log: Callable[[str], None],
@@ -89,7 +89,7 @@ class Trainer:
         experiment = self._experiment
         device = {"platform": self._devices.platform, "kind": self._devices.kind, "count": len(self._devices)}
         run_folder.check_free(self._workdir)
-        with files.exclusive(self._workdir):
+        with run_folder.held(self._workdir, self._log):
             folder = self._workdir / run_folder.CHECKPOINTS
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
                 current = run_folder.describe(experiment, self._dataset, device)
@@ -123,6 +123,7 @@ class Trainer:
                     if not math.isfinite(validation["loss"]):
                         raise diverged(f"the validation loss after epoch {position.epoch + 1}", validation["loss"])
                     position = position.after_epoch(step, checkpoints.score(validation, monitor))
+                    run_log.publish()
                     meta = self._meta(position)
                     saved.save(step, state.params, state.opt_state, meta, validation, average=state.average)
                     summary = {**train_summary, **{f"validation_{name}": value for name, value in validation.items()}}

@@ -15,8 +15,10 @@ from typing import Any
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
 from socialtag_jax.pruning import Step
+from socialtag_jax.remote_cache import RemoteCopy
 from socialtag_jax.shards.example import Record, parse_example
 from socialtag_jax.shards.tfrecord import RecordSource
+from socialtag_jax.storage import Location, RemotePath, location
 from socialtag_jax.tag_statistics import TagStatistics, tag_statistics
 from socialtag_jax.tags import TagVocabulary
 
@@ -47,22 +49,26 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A complete data set on disk.
+    """A complete data set.
 
     Attributes:
-      folder: `DIR/NAME/VERSION`.
+      location: `DIR/NAME/VERSION`, where the user has it: on disk, or on `gs://`.
+      folder: where it is read: the same, or a local copy, to which a split's shards are fetched at the first use.
       name: the data set's name and version.
       vocabulary: its tags.
       splits: the splits that have records.
       fingerprint: SHA-256 over the hashes of all files: equal content, equal fingerprint, whenever and wherever it was
         prepared. Where TFDS made the folder: over its metadata and the shards' sizes.
+      remote: holds the local copy; None where there is none.
     """
 
+    location: Location
     folder: Path
     name: str
     vocabulary: TagVocabulary
     splits: Mapping[str, Split]
     fingerprint: str
+    remote: RemoteCopy | None = None
 
     @property
     def content_hashed(self) -> bool:
@@ -78,7 +84,7 @@ class Dataset:
         if name not in self.splits:
             raise UserError(
                 f"the data set has no split {name!r}, only {', '.join(self.splits)}",
-                where=self.folder,
+                where=self.location,
                 hint="name one of these, or prepare the data set again with that split",
             )
         return self.splits[name]
@@ -86,7 +92,16 @@ class Dataset:
     def records(self, split: str) -> "ParsedRecords":
         """The records of a split, by index."""
         chosen = self.split(split)
+        if self.remote is not None:
+            self.remote.fetch([shard.name for shard in chosen.shards], _sha256s(self.folder))
         return ParsedRecords(RecordSource(chosen.shards, chosen.lengths), len(self.vocabulary))
+
+    def shard_states(self, split: str) -> list[list[Any]]:
+        """[name, time of change or checksum] of each shard: what tells a shard that was written anew, of equal size."""
+        shards = self.split(split).shards
+        if self.remote is not None:
+            return [[shard.name, self.remote.objects[shard.name].crc32c] for shard in shards]
+        return [[shard.name, shard.stat().st_mtime_ns] for shard in shards]
 
     @functools.cached_property
     def statistics(self) -> Mapping[str, TagStatistics]:
@@ -143,37 +158,46 @@ class ParsedRecords:
         return self._source.frame_size(index)
 
 
-def open_dataset(path: Path) -> Dataset:
-    """Opens a data set's folder, or the one data set that lies below `path`.
+def open_dataset(path: str | Location) -> Dataset:
+    """Opens a data set's folder, or the one data set that lies below `path`, on this computer or on `gs://`.
 
     Every metadata file's hash and every shard's size is compared with the manifest.
 
     Raises:
       UserError: no data set, several, an incomplete one, or files that differ from the manifest.
     """
-    folder = _find(path)
+    found = _find(location(path))
+    remote = RemoteCopy(found) if isinstance(found, RemotePath) else None
+    if remote is None:
+        assert isinstance(found, Path)
+        folder, sizes = found, {one.name: one.stat().st_size for one in found.iterdir() if one.is_file()}
+    else:
+        folder, sizes = remote.folder, {name: stored.size for name, stored in remote.objects.items()}
+        remote.fetch([name for name in sizes if not _is_shard(name)])
     info = _read_json(folder / INFO)
-    if not (folder / LABELS).exists():
-        raise UserError("the tag labels are missing: no tag vocabulary", where=folder / LABELS, hint=_PREPARE)
-    fingerprint = _check_manifest(folder)
+    if LABELS not in sizes:
+        raise UserError("the tag labels are missing: no tag vocabulary", where=found / LABELS, hint=_PREPARE)
+    fingerprint = _check_manifest(found, folder, sizes)
     vocabulary = TagVocabulary.load(folder / LABELS)
     if info.get("fileFormat") != "tfrecord":
         raise UserError(
             f"the shards are {info.get('fileFormat')!r}, expected 'tfrecord'",
-            where=folder / INFO,
+            where=found / INFO,
             hint="prepare the data set with file_format=tfrecord",
         )
     splits = {entry["name"]: _split(folder, info, entry) for entry in info.get("splits", [])}
     return Dataset(
+        location=found,
         folder=folder,
         name=f"{info['name']}/{info['version']}",
         vocabulary=vocabulary,
         splits={name: split for name, split in splits.items() if len(split)},
         fingerprint=fingerprint,
+        remote=remote,
     )
 
 
-def _find(path: Path) -> Path:
+def _find(path: Location) -> Location:
     if (path / INFO).exists():
         return path
     if not path.exists():
@@ -189,38 +213,54 @@ def _find(path: Path) -> Path:
     raise UserError(f"not a data set: no {INFO}", where=path, hint="make one with `socialtag prepare`")
 
 
-def _check_manifest(folder: Path) -> str:
-    path = folder / MANIFEST
-    if not path.exists():
+def _is_shard(name: str) -> bool:
+    return ".tfrecord-" in name and not name.endswith(".index")
+
+
+def _check_manifest(location: Location, folder: Path, sizes: Mapping[str, int]) -> str:
+    """The data set's fingerprint, after its files were compared with the manifest.
+
+    Args:
+      location: where the user has it.
+      folder: where its metadata can be read.
+      sizes: of all files that are there, in bytes.
+    """
+    if MANIFEST not in sizes:
         # Rejects alone are left by the TFDS builders as well.
-        if (folder / STATISTICS).exists():
+        if STATISTICS in sizes:
             raise UserError(
                 f"incomplete data set: {MANIFEST} is missing, which is written last",
-                where=folder,
+                where=location,
                 hint=f"it was copied or deleted in part; {_PREPARE}",
             )
         metadata = b"".join((folder / name).read_bytes() for name in (INFO, LABELS))
-        sizes = sorted((one.name, one.stat().st_size) for one in folder.iterdir() if ".tfrecord-" in one.name)
-        return hashlib.sha256(metadata + repr(sizes).encode()).hexdigest()
-    entries = _read_json(path)["files"]
+        shards = sorted((name, size) for name, size in sizes.items() if _is_shard(name))
+        return hashlib.sha256(metadata + repr(shards).encode()).hexdigest()
+    entries = _read_json(folder / MANIFEST)["files"]
     for name, entry in entries.items():
-        file = folder / name
-        if not file.exists():
+        file = location / name
+        if name not in sizes:
             raise UserError(f"the file is missing, but {MANIFEST} lists it", where=file, hint=_PREPARE)
-        if file.stat().st_size != entry["size"]:
+        if sizes[name] != entry["size"]:
             raise UserError(
-                f"{file.stat().st_size} bytes, but {MANIFEST} says {entry['size']}",
+                f"{sizes[name]} bytes, but {MANIFEST} says {entry['size']}",
                 where=file,
                 hint=f"restore the file from a copy, or {_PREPARE}",
             )
         # Shards are large, and their records carry checksums that every read checks.
-        if ".tfrecord-" not in name and files.sha256(file) != entry["sha256"]:
+        if not _is_shard(name) and files.sha256(folder / name) != entry["sha256"]:
             raise UserError(
                 f"the content is not what {MANIFEST} says (SHA-256 differs)",
                 where=file,
                 hint=f"restore the file from a copy, or {_PREPARE}",
             )
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256s(folder: Path) -> dict[str, str]:
+    """What the manifest says of the files; nothing where TFDS made the folder."""
+    path = folder / MANIFEST
+    return {name: entry["sha256"] for name, entry in _read_json(path)["files"].items()} if path.exists() else {}
 
 
 def read_source(manifest: Path) -> Mapping[str, Any] | None:
