@@ -16,6 +16,7 @@ import fnmatch
 import functools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ _TIMEOUT = (10.0, 30.0)
 _FIRST_DELAY, _LONGEST_DELAY, _GIVE_UP = 0.2, 30.0, 300.0
 """Seconds: between tries (each waits up to twice as long as the one before), and for all tries together."""
 _INSTALL = "pip install '.[gcs]'"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _RESERVED = "#?*[]"
 """Characters that Google advises against, and that libraries below take for something else."""
 
@@ -281,7 +283,8 @@ def location(text: str | Location) -> Location:
         return Path(text)
     bucket, _, key = text.removeprefix(SCHEME).partition("/")
     key = key.rstrip("/")
-    if not bucket or {"", ".", ".."} & set(key.split("/") if key else []) or set(text) & set(_RESERVED):
+    odd_parts = {"", ".", ".."} & set(key.split("/") if key else [])
+    if not _BUCKET.fullmatch(bucket) or odd_parts or set(text) & set(_RESERVED):
         raise UsageError(
             f"expected {SCHEME}BUCKET/FOLDER, without empty parts, '.', '..' and any of {_RESERVED}", where=text
         )
