@@ -255,7 +255,7 @@ def _limit(root: Path, copies: Collection[Path]) -> tuple[int, str]:
     on_disk = sum(path.stat().st_size for copy in copies for path in copy.rglob("*") if path.is_file())
     of_disk = shutil.disk_usage(root).free + on_disk - _FREE
     text = os.environ.get(LIMIT)
-    if text is None:
+    if not text:
         return of_disk, "what the disk has room for"
     try:
         limit = int(float(text) * 1e9)

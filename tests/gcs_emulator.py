@@ -68,7 +68,7 @@ class Emulator:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """What was asked since the reset: "method", "target" (decoded), "range", and the "fault" that struck or None."""
+        """What was asked since the reset: "method", "target" (decoded), "range", and the "fault" that struck."""
         return json.loads(self._request("GET", f"{_CONTROL}requests", None))
 
     def _request(self, method: str, target: str, body: bytes | None) -> bytes:
