@@ -1,8 +1,10 @@
 """Run state in and out of a run folder, with orbax."""
 
+import contextlib
 import functools
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
-from socialtag_jax.storage import Location, checkpoint_folder
+from socialtag_jax.storage import Location, RemotePath, checkpoint_folder, first_line
+
+_METADATA, _COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
+"""orbax's, in a checkpoint's folder."""
 
 
 def score(metrics: Mapping[str, float], monitor: str) -> float:
@@ -72,15 +77,19 @@ class RunCheckpoints:
             "average": ocp.StandardCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(checkpoint_folder(folder), options=options, item_handlers=handlers)
+        if isinstance(folder, RemotePath):
+            _check_commits(folder)
+        with self._access():
+            self._manager = ocp.CheckpointManager(checkpoint_folder(folder), options=options, item_handlers=handlers)
 
     def __enter__(self) -> "RunCheckpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
         # Saving goes on in the background: every way out waits for it.
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._access():
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -109,16 +118,17 @@ class RunCheckpoints:
         """
         # orbax refuses an empty item.
         averaged = {} if average is None else {"average": ocp.args.StandardSave(average)}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                optimizer=ocp.args.StandardSave(optimizer_state),
-                meta=ocp.args.JsonSave(dict(meta)),
-                **averaged,
-            ),
-            metrics=dict(metrics),
-        )
+        with self._access():
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    optimizer=ocp.args.StandardSave(optimizer_state),
+                    meta=ocp.args.JsonSave(dict(meta)),
+                    **averaged,
+                ),
+                metrics=dict(metrics),
+            )
         if not saved:  # orbax leaves a step out that is not newer than all others
             raise AssertionError(f"orbax did not save step {step}; its steps are {self.steps}")
 
@@ -189,9 +199,42 @@ class RunCheckpoints:
                 hint="was it written by another configuration?",
             ) from error
 
+    @contextlib.contextmanager
+    def _access(self) -> Iterator[None]:
+        """Makes one line of what the clients below orbax raise, of many kinds, when a bucket does not answer."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(self._folder, RemotePath) or isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"the checkpoints cannot be reached: {first_line(error)}",
+                where=self._folder,
+                hint="run the same command again: it goes on from the newest that is complete",
+            ) from error
+
     def _require_any(self) -> None:
         if not self.steps:
             raise UserError("no checkpoint yet", where=self._folder, hint="train at least one epoch first")
+
+
+def _check_commits(folder: RemotePath) -> None:
+    """Refuses checkpoints that were copied from a disk: orbax would take them for unfinished ones, and delete them.
+
+    On a disk a finished checkpoint is one that was renamed; in a bucket, one with a file that says so.
+
+    Raises:
+      UserError: so it is.
+    """
+    for step in folder.iterdir():
+        names = {stored.name for stored in step.objects()} if step.name.isdecimal() else set()
+        if _METADATA in names and _COMMITTED not in names:
+            if json.loads((step / _METADATA).read_bytes())["commit_timestamp_nsecs"]:
+                raise UserError(
+                    f"a checkpoint from a disk, without the {_COMMITTED} that makes it one in a bucket",
+                    where=step,
+                    hint=f"copy any small file there: gcloud storage cp FILE {step / _COMMITTED}",
+                )
 
 
 def like(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -44,7 +44,6 @@ _PIECE = 2**23
 _READ = 2**20
 _FREE = 10**9
 """Bytes of the disk that the cache leaves to others."""
-_MEGABYTE = 10**6
 _LOCK, _COPY, _FILES, _PARTS, _LOCKS = "lock", "copy.json", "files", "parts", "locks"
 
 
@@ -110,16 +109,14 @@ class RemoteCopy:
         self._make_room(names)
         total = sum(one.size for one in missing)
         started = sum(self._fetched(one) for one in missing)
-        progress = Progress(
-            f"fetching {self.remote}", total // _MEGABYTE, "MB", self._stream, done=started // _MEGABYTE
-        )
+        progress = Progress(f"fetching {self.remote}", _megabytes(total), "MB", self._stream, done=_megabytes(started))
         done, lock = started, threading.Lock()
 
         def advance(count: int) -> None:
             nonlocal done
             with lock:
                 done += count
-                progress.update(done // _MEGABYTE)
+                progress.update(_megabytes(done))
 
         failed = threading.Event()
 
@@ -140,7 +137,7 @@ class RemoteCopy:
                 failed.set()
                 progress.clear()
                 raise
-        progress.finish(total // _MEGABYTE)
+        progress.finish(_megabytes(total))
 
     def _is_complete(self, stored: StoredObject) -> bool:
         path = self.folder / stored.name
@@ -230,6 +227,11 @@ class RemoteCopy:
                     hint=f"set {LIMIT} to more, free some disk, or put the cache elsewhere (SOCIALTAG_CACHE)",
                 )
             _write_copy(self._copy, str(self.remote), wanted)
+
+
+def _megabytes(count: int) -> int:
+    """Rounded up: a small folder is not shown as nothing."""
+    return -(-count // 10**6)
 
 
 def _copy_name(remote: RemotePath, objects: Mapping[str, StoredObject]) -> str:

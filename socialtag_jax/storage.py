@@ -426,12 +426,13 @@ def _readable_errors(path: RemotePath, *, no_bucket: bool = False) -> Iterator[N
         raise UserError("no credentials for Google Cloud on this computer", where=path, hint=hint) from error
     except (exceptions.Unauthorized, exceptions.Forbidden, auth.RefreshError) as error:
         hint = "your account needs a role on the bucket, such as Storage Object User"
-        raise UserError(f"no permission: {_first_line(error)}", where=path, hint=hint) from error
+        raise UserError(f"no permission: {first_line(error)}", where=path, hint=hint) from error
     except (exceptions.GoogleAPIError, auth.GoogleAuthError, requests.RequestException, ConnectionError) as error:
-        what = f"the storage does not answer as it should: {_first_line(error)}"
+        what = f"the storage does not answer as it should: {first_line(error)}"
         raise UserError(what, where=path, hint="run the same command again to go on") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; its kind, where it has none."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
