@@ -14,7 +14,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
-from socialtag_jax.storage import Location, RemotePath, checkpoint_folder, first_line
+from socialtag_jax.gcs import RemotePath, first_line
+from socialtag_jax.storage import Location, checkpoint_folder
 
 _METADATA, _COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 """orbax's, in a checkpoint's folder."""
@@ -228,13 +229,14 @@ def _check_commits(folder: RemotePath) -> None:
     """
     for step in folder.iterdir():
         names = {stored.name for stored in step.objects()} if step.name.isdecimal() else set()
-        if _METADATA in names and _COMMITTED not in names:
-            if json.loads((step / _METADATA).read_bytes())["commit_timestamp_nsecs"]:
-                raise UserError(
-                    f"a checkpoint from a disk, without the {_COMMITTED} that makes it one in a bucket",
-                    where=step,
-                    hint=f"copy any small file there: gcloud storage cp FILE {step / _COMMITTED}",
-                )
+        if _METADATA not in names or _COMMITTED in names:
+            continue
+        if json.loads((step / _METADATA).read_bytes())["commit_timestamp_nsecs"]:
+            raise UserError(
+                f"a checkpoint from a disk, without the {_COMMITTED} that makes it one in a bucket",
+                where=step,
+                hint=f"copy any small file there: gcloud storage cp FILE {step / _COMMITTED}",
+            )
 
 
 def like(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -13,8 +13,9 @@ from jax import export
 
 from socialtag_jax import export_keras, files, pretrained, tagger
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.shards.images import IMAGE_SIZE
-from socialtag_jax.storage import Location, RemotePath, staged
+from socialtag_jax.storage import Location, staged
 from socialtag_jax.trained import TrainedModel, inference
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from socialtag_jax.errors import UserError
-from socialtag_jax.storage import Location, RemotePath
+from socialtag_jax.gcs import RemotePath
+from socialtag_jax.storage import Location
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from socialtag_jax.errors import UserError
-from socialtag_jax.storage import ChangedError, RemotePath, encoded
+from socialtag_jax.gcs import ChangedError, RemotePath
 
 RENEWED, EXPIRES = 15.0, 60.0
 """Seconds: between two signs of life, and without one until the folder counts as free."""
@@ -40,7 +40,7 @@ def held(
 
     Args:
       folder: which holds the object `.lock` meanwhile.
-      log: takes the line that says what is waited for.
+      log: takes a line that says what is waited for, or that the folder was taken over.
       renewed: seconds between two signs of life.
       expires: seconds without one until the folder counts as free; several times `renewed`.
       look: seconds between two looks for one.
@@ -61,6 +61,7 @@ def held(
                 current[0] = _write(lock, holder, current[0])
             except ChangedError:
                 if not done.is_set():
+                    log(f"{folder}: another process has taken the folder over: this one stops")
                     _thread.interrupt_main()
                 return
             except UserError:
@@ -109,7 +110,7 @@ def _generation(lock: RemotePath) -> int:
 
 def _write(lock: RemotePath, holder: dict[str, Any], generation: int) -> int:
     try:
-        return lock.write_bytes(encoded(holder), generation=generation)
+        return lock.write_bytes(json.dumps(holder).encode(), generation=generation)
     except ChangedError:
         with contextlib.suppress(FileNotFoundError):
             written = lock.stat().generation

@@ -35,8 +35,8 @@ import google_crc32c
 
 from socialtag_jax import files, machine
 from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.gcs import REQUESTS, RemotePath, StoredObject
 from socialtag_jax.progress import Progress, format_bytes
-from socialtag_jax.storage import REQUESTS, RemotePath, StoredObject
 
 LIMIT = "SOCIALTAG_SHARD_CACHE_GB"
 _PIECE = 2**23

@@ -17,8 +17,9 @@ from tensorboardX import SummaryWriter
 from socialtag_jax import experiment_files, files, lease
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.shards.dataset import Dataset
-from socialtag_jax.storage import Location, RemotePath, upload
+from socialtag_jax.storage import Location, upload
 
 CONFIG, METRICS, CHECKPOINTS, TENSORBOARD = "config.json", "metrics.jsonl", "checkpoints", "tensorboard"
 _PACKAGES = ("socialtag-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

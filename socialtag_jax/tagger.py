@@ -15,10 +15,11 @@ from safetensors.numpy import load_file
 from socialtag_jax import augment, files, metrics
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.remote_cache import RemoteCopy
 from socialtag_jax.shards.images import ImageError, canonical_jpeg
 from socialtag_jax.shards.pixels import decode
-from socialtag_jax.storage import Location, RemotePath, location
+from socialtag_jax.storage import Location, location
 from socialtag_jax.tags import TagVocabulary
 
 FORMAT_VERSION = 2

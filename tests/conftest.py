@@ -18,7 +18,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import jax
 import pytest
 
-from socialtag_jax import cli, storage
+from socialtag_jax import cli, gcs, storage
 from tests import gcs_emulator
 
 jax.config.update("jax_platforms", "cpu")
@@ -96,10 +96,10 @@ def emulator() -> Iterator[gcs_emulator.Emulator]:
 class Bucket:
     """A bucket of a test's own, and the emulator that it is in."""
 
-    root: storage.RemotePath
+    root: gcs.RemotePath
     emulator: gcs_emulator.Emulator
 
-    def upload(self, folder: Path, name: str) -> storage.RemotePath:
+    def upload(self, folder: Path, name: str) -> gcs.RemotePath:
         """Uploads a local folder's files."""
         storage.upload([path for path in folder.rglob("*") if path.is_file()], folder, self.root / name)
         return self.root / name
@@ -112,12 +112,12 @@ class Bucket:
 @pytest.fixture
 def bucket(emulator: gcs_emulator.Emulator, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Bucket]:
     """An empty bucket, an empty cache, no faults, and no long waits between tries."""
-    monkeypatch.setenv(storage.EMULATOR, emulator.url)
+    monkeypatch.setenv(gcs.EMULATOR, emulator.url)
     monkeypatch.setenv("SOCIALTAG_CACHE", str(folder / "cache"))
-    monkeypatch.setattr(storage, "_FIRST_DELAY", 0.01)
-    storage._retry.cache_clear()
+    monkeypatch.setattr(gcs, "_FIRST_DELAY", 0.01)
+    gcs._retry.cache_clear()
     emulator.reset()
     name = f"test-{uuid.uuid4().hex}"
     emulator.make_bucket(name)
-    yield Bucket(storage.RemotePath(name, ""), emulator)
-    storage._retry.cache_clear()
+    yield Bucket(gcs.RemotePath(name, ""), emulator)
+    gcs._retry.cache_clear()

@@ -66,13 +66,16 @@ def test_a_killed_holders_folder_is_taken_over(bucket: Bucket):
 
 
 def test_who_lost_the_folder_is_interrupted(bucket: Bucket):
+    lines: list[str] = []
+
     def work() -> None:
-        with lease.held(bucket.root / "run", print, **QUICK):
+        with lease.held(bucket.root / "run", lines.append, **QUICK):
             (bucket.root / "run/.lock").write_bytes(json.dumps({"host": "other", "pid": 1}).encode())
             time.sleep(30)
 
     with pytest.raises(KeyboardInterrupt):
         work()
+    assert "another process has taken the folder over" in lines[0]
     # It is the other's, and stays.
     assert json.loads((bucket.root / "run/.lock").read_bytes())["host"] == "other"
 

@@ -76,7 +76,7 @@ def test_content_arrives_and_is_fetched_once(bucket: Bucket):
     stream = io.StringIO()
     copy = RemoteCopy(bucket.root / "data", stream=stream)
     assert fetched(copy) == CONTENTS
-    assert re.fullmatch(rf"fetching {bucket.root}/data 1/1 \\(100%\\), .*MB/s, in 0s\n", stream.getvalue())
+    assert re.fullmatch(rf"fetching {bucket.root}/data 1/1 \(100%\), .*MB/s, in 0s\n", stream.getvalue())
     pieces = contents_asked_for(bucket)
     assert len(pieces) == len(set(pieces)) == 4 * 4
     copy.close()

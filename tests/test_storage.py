@@ -10,9 +10,10 @@ import fsspec
 import google.cloud
 import pytest
 
-from socialtag_jax import files, storage
+from socialtag_jax import files, gcs, storage
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.storage import ChangedError, RemotePath, local_path, location
+from socialtag_jax.gcs import ChangedError, RemotePath
+from socialtag_jax.storage import local_path, location
 from tests.conftest import Bucket
 from tests.gcs_emulator import Fault, Kind
 
@@ -116,7 +117,7 @@ def test_faults_while_writing_and_listing(bucket: Bucket, kind: Kind, method: st
 
 
 def test_slow_answers_are_asked_for_again(bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "_TIMEOUT", (1.0, 0.2))
+    monkeypatch.setattr(gcs, "_TIMEOUT", (1.0, 0.2))
     (bucket.root / "x").write_bytes(CONTENT)
     bucket.emulator.inject(Fault("slow", part="alt=media", times=2, seconds=1.0))
     start = time.monotonic()
@@ -126,8 +127,8 @@ def test_slow_answers_are_asked_for_again(bucket: Bucket, monkeypatch: pytest.Mo
 
 
 def test_what_lasts_too_long_is_an_error(bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "_GIVE_UP", 0.3)
-    storage._retry.cache_clear()
+    monkeypatch.setattr(gcs, "_GIVE_UP", 0.3)
+    gcs._retry.cache_clear()
     bucket.emulator.inject(Fault("503", part="/o/x", times=1000))
     with pytest.raises(
         UserError, match=rf"{bucket.root.bucket}/x: the storage does not answer as it should: .*Timeout"
@@ -157,7 +158,7 @@ def test_a_bucket_that_is_not_there(bucket: Bucket):
 
 
 def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.delenv(storage.EMULATOR, raising=False)
+    monkeypatch.delenv(gcs.EMULATOR, raising=False)
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     # Not asking whether this is a machine of Google's, which takes seconds.
     monkeypatch.setenv("NO_GCE_CHECK", "true")

@@ -14,11 +14,12 @@ from typing import Any
 
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.pruning import Step
 from socialtag_jax.remote_cache import RemoteCopy
 from socialtag_jax.shards.example import Record, parse_example
 from socialtag_jax.shards.tfrecord import RecordSource
-from socialtag_jax.storage import Location, RemotePath, location
+from socialtag_jax.storage import Location, location
 from socialtag_jax.tag_statistics import TagStatistics, tag_statistics
 from socialtag_jax.tags import TagVocabulary
 
