@@ -5,10 +5,10 @@ who comes later waits for one, and takes the folder over if there is none for a 
 the object is still the one that they saw, so that of two only one can win.
 """
 
-import _thread
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -62,7 +62,7 @@ def held(
             except ChangedError:
                 if not done.is_set():
                     log(f"{folder}: another process has taken the folder over: this one stops")
-                    _thread.interrupt_main()
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
             except UserError:
                 # No answer: whoever takes the folder over meanwhile is seen at the next that comes.

@@ -15,7 +15,7 @@ from tests.gcs_emulator import Fault
 HOLD = """
 import sys, time
 from socialtag_jax import lease, storage
-with lease.held(storage.location(sys.argv[1]), print, **QUICK):
+with lease.held(storage.location(sys.argv[1]), print, renewed=0.1, expires=1.0, look=0.1):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
