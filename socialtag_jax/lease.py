@@ -8,7 +8,6 @@ the object is still the one that they saw, so that of two only one can win.
 import contextlib
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -32,18 +31,19 @@ def held(
     renewed: float = RENEWED,
     expires: float = EXPIRES,
     look: float = _LOOK,
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Holds `folder` against other processes, anywhere; one that was killed holds it for a minute longer.
-
-    When another process has taken it over nonetheless (this one was cut off, or asleep), the main thread is interrupted
-    as with Ctrl-C, so that it writes nothing more.
 
     Args:
       folder: which holds the object `.lock` meanwhile.
-      log: takes a line that says what is waited for, or that the folder was taken over.
+      log: takes the line that says what is waited for.
       renewed: seconds between two signs of life.
       expires: seconds without one until the folder counts as free; several times `renewed`.
       look: seconds between two looks for one.
+
+    Yields:
+      a check, to be made before anything is written: raises `UserError` where another process has taken the folder over
+      (this one was cut off, or asleep).
 
     Raises:
       UserError: another process holds it.
@@ -52,7 +52,7 @@ def held(
     # The number tells this process's own writes from others' when the answer to one was lost.
     holder = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
     generation = _acquire(lock, holder, log, expires, look)
-    done = threading.Event()
+    done, lost = threading.Event(), threading.Event()
     current = [generation]
 
     def renew() -> None:
@@ -60,18 +60,21 @@ def held(
             try:
                 current[0] = _write(lock, holder, current[0])
             except ChangedError:
-                if not done.is_set():
-                    log(f"{folder}: another process has taken the folder over: this one stops")
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                lost.set()
                 return
             except UserError:
                 # No answer: whoever takes the folder over meanwhile is seen at the next that comes.
                 continue
 
+    def check() -> None:
+        if lost.is_set():
+            what = f"another process has taken the folder over{_holder_of(lock)}: this one stops"
+            raise UserError(what, where=folder, hint="it went without a sign of life for too long")
+
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
     try:
-        yield
+        yield check
     finally:
         done.set()
         thread.join()

@@ -6,8 +6,7 @@ import importlib.metadata
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,13 +93,23 @@ def check_free(folder: Location) -> None:
         raise UserError("the folder is not empty and holds no run", where=folder, hint="choose another --workdir")
 
 
-def held(folder: Location, log: Callable[[str], None]) -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def held(folder: Location, log: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Holds the folder against other processes, on this computer or, on `gs://`, anywhere.
+
+    Yields:
+      a check, for `RunLog`: raises `UserError` where another process has taken the folder over.
 
     Raises:
       UserError: another process holds it.
     """
-    return lease.held(folder, log) if isinstance(folder, RemotePath) else files.exclusive(folder)
+    if isinstance(folder, RemotePath):
+        with lease.held(folder, log) as check:
+            yield check
+    else:
+        # The system keeps it held for as long as this process lives.
+        with files.exclusive(folder):
+            yield lambda: None
 
 
 def record_start(folder: Location, current: RunConfig, *, has_checkpoint: bool) -> None:
@@ -176,9 +185,11 @@ class RunLog:
     Args:
       folder: the run folder.
       step: where the run goes on: lines of later steps, which an interrupted run left, are dropped.
+      check: called before anything is uploaded; raises where the folder is another process's now.
     """
 
-    def __init__(self, folder: Location, step: int) -> None:
+    def __init__(self, folder: Location, step: int, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
         self._remote: RemotePath | None = None
         path = folder / METRICS
         kept = []
@@ -199,20 +210,17 @@ class RunLog:
         self._file.close()
         self._board.close()
         if self._remote is not None:
-            with self._temporary:
-                if kind is None:
-                    self._upload()
-                elif kind is not KeyboardInterrupt:  # perhaps another process has taken the folder over
-                    # It is the first error that counts.
-                    with contextlib.suppress(UserError):
-                        self._upload()
+            # Of two errors, the first counts.
+            with self._temporary, contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
+                self._upload()
 
     def publish(self) -> None:
         """Makes what was written so far last; to be called before a checkpoint of the same step is saved.
 
         Raises:
-          UserError: the storage does not answer.
+          UserError: another process has taken the folder over, and nothing may be saved; the storage does not answer.
         """
+        self._check()
         self._file.flush()
         self._board.flush()
         if self._remote is not None:
@@ -220,6 +228,7 @@ class RunLog:
 
     def _upload(self) -> None:
         assert self._remote is not None
+        self._check()
         upload([path for path in self._folder.rglob("*") if path.is_file()], self._folder, self._remote)
 
     def write(self, kind: str, step: int, values: Mapping[str, float | str]) -> None:

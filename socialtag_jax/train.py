@@ -89,13 +89,13 @@ class Trainer:
         experiment = self._experiment
         device = {"platform": self._devices.platform, "kind": self._devices.kind, "count": len(self._devices)}
         run_folder.check_free(self._workdir)
-        with run_folder.held(self._workdir, self._log):
+        with run_folder.held(self._workdir, self._log) as check:
             folder = self._workdir / run_folder.CHECKPOINTS
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
                 current = run_folder.describe(experiment, self._dataset, device)
                 run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
                 position, state = self._start(saved)
-                with run_folder.RunLog(self._workdir, position.step) as run_log:
+                with run_folder.RunLog(self._workdir, position.step, check) as run_log:
                     return self._run_stages(position, state, saved, run_log)
 
     def _run_stages(
