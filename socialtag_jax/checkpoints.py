@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,6 @@ from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
 from socialtag_jax.gcs import RemotePath, first_line
 from socialtag_jax.storage import Location, checkpoint_folder
-
-_METADATA, _COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
-"""orbax's, in a checkpoint's folder."""
 
 
 def score(metrics: Mapping[str, float], monitor: str) -> float:
@@ -78,8 +74,6 @@ class RunCheckpoints:
             "average": ocp.StandardCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
         }
-        if isinstance(folder, RemotePath):
-            _check_commits(folder)
         with self._access():
             self._manager = ocp.CheckpointManager(checkpoint_folder(folder), options=options, item_handlers=handlers)
 
@@ -217,26 +211,6 @@ class RunCheckpoints:
     def _require_any(self) -> None:
         if not self.steps:
             raise UserError("no checkpoint yet", where=self._folder, hint="train at least one epoch first")
-
-
-def _check_commits(folder: RemotePath) -> None:
-    """Refuses checkpoints that were copied from a disk: orbax would take them for unfinished ones, and delete them.
-
-    On a disk a finished checkpoint is one that was renamed; in a bucket, one with a file that says so.
-
-    Raises:
-      UserError: so it is.
-    """
-    for step in folder.iterdir():
-        names = {stored.name for stored in step.objects()} if step.name.isdecimal() else set()
-        if _METADATA not in names or _COMMITTED in names:
-            continue
-        if json.loads((step / _METADATA).read_bytes())["commit_timestamp_nsecs"]:
-            raise UserError(
-                f"a checkpoint from a disk, without the {_COMMITTED} that makes it one in a bucket",
-                where=step,
-                hint=f"copy any small file there: gcloud storage cp FILE {step / _COMMITTED}",
-            )
 
 
 def like(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -1,8 +1,12 @@
 """Runs on `gs://`: trained, gone on with, evaluated and exported, to the bits of a run on disk."""
 
-import dataclasses
+import functools
 import io
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from socialtag_jax import Tagger, trained
+from socialtag_jax import Tagger, lease, run_folder, trained
+from socialtag_jax.checkpoints import RunCheckpoints
 from socialtag_jax.config import Checkpoints, Experiment, Input, Model, Optimizer, Stage
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.parallel import Devices
 from socialtag_jax.shards.dataset import open_dataset
 from socialtag_jax.storage import Location
@@ -28,9 +34,8 @@ EXPERIMENT = Experiment(
     optimizer=Optimizer(learning_rate=1e-3),
     input=Input(batch_size=8, eval_batch_size=8),
     checkpoints=Checkpoints(keep_latest=1, keep_best=1),
-    stages=(Stage(epochs=1, freeze_layers=19),),
+    stages=(Stage(epochs=2, freeze_layers=19),),
 )
-LONGER = dataclasses.replace(EXPERIMENT, stages=(Stage(epochs=2, freeze_layers=19),))
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +48,15 @@ def local(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared(source, tmp_path_factory.mktemp("data")).folder
 
 
-def train(
-    experiment: Experiment, dataset: Location, workdir: Location, log: Callable[[str], None] = lambda _: None
-) -> None:
-    Trainer(experiment, open_dataset(dataset), workdir, devices=Devices(), log=log, stream=io.StringIO()).run()
+def train(dataset: Location, workdir: Location, log: Callable[[str], None] = lambda _: None) -> None:
+    Trainer(EXPERIMENT, open_dataset(dataset), workdir, devices=Devices(), log=log, stream=io.StringIO()).run()
 
 
 @pytest.fixture(scope="module")
 def run(local: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """On disk, never interrupted."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    train(LONGER, local, workdir)
+    train(local, workdir)
     return workdir
 
 
@@ -73,17 +76,47 @@ def arrays_of(workdir: Location) -> dict[str, bytes]:
     }
 
 
-def test_a_run_in_a_bucket(bucket: Bucket, local: Path, run: Path, source: Path, socialtag, tmp_path: Path):
-    """Train, go on, evaluate, export and predict, with an error here and there: all as on disk."""
+def kill_while_saving(bucket: Bucket, data: RemotePath, workdir: RemotePath, folder: Path) -> None:
+    """Runs `socialtag train` until its first checkpoint is complete and its second one is not, and kills it."""
+    file = folder / "experiment.py"
+    file.write_text(f"from socialtag_jax.config import *\n\nexperiment = {EXPERIMENT!r}\n")
+    command = [sys.executable, "-m", "socialtag_jax.cli", "train", str(file)]
+    command += ["--dataset", str(data), "--workdir", str(workdir)]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(len(Devices())), "JAX_PLATFORMS": "cpu"}
+    # What TensorStore has begun to write goes on being written for as long as the test lasts.
+    bucket.emulator.inject(Fault("slow", method="POST", part="checkpoints/6/", times=1000, seconds=120))
+    with (folder / "log").open("w") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
+        while not bucket.count("POST", "checkpoints/6/"):
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.2)
+        process.kill()
+    assert "fetching gs://" in (folder / "log").read_text()
+    assert (workdir / "checkpoints/3/commit_success.txt").exists()
+    assert not (workdir / "checkpoints/6/commit_success.txt").exists()
+
+
+def test_a_run_in_a_bucket(
+    bucket: Bucket,
+    local: Path,
+    run: Path,
+    source: Path,
+    socialtag,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Train, get killed, go on, evaluate, export and predict, with an error here and there: all as on disk."""
     data, workdir = bucket.upload(local, "data/demo/1.0.0"), bucket.root / "runs/demo"
+    kill_while_saving(bucket, data, workdir, tmp_path)
+    bucket.emulator.reset()
     bucket.emulator.inject(
         Fault("503", method="POST", part="upload", times=1, after=3),
         Fault("503", method="GET", part="checkpoints", times=1, after=3),
-        Fault("lost", method="POST", part="config.json", times=1),
     )
-    train(EXPERIMENT, data, workdir)
+    # Not a whole minute until the killed process counts as gone.
+    monkeypatch.setattr(run_folder.lease, "held", functools.partial(lease.held, expires=0.5, look=0.1))
     lines: list[str] = []
-    train(LONGER, data, workdir, lines.append)
+    train(data, workdir, lines.append)
+    assert "was killed: waiting 0 s for a sign of life" in lines[0]
     assert "continuing after epoch 1, step 3" in lines
     assert arrays_of(workdir) == arrays_of(run)
     assert metrics_of(workdir) == metrics_of(run)
@@ -112,9 +145,17 @@ def test_a_run_in_a_bucket(bucket: Bucket, local: Path, run: Path, source: Path,
 def test_folders_that_are_no_runs(bucket: Bucket, local: Path, socialtag):
     (bucket.root / "other/x").write_bytes(b"1")
     with pytest.raises(UserError, match=r"/other: the folder is not empty and holds no run"):
-        train(EXPERIMENT, local, bucket.root / "other")
+        train(local, bucket.root / "other")
     with pytest.raises(UserError, match=r"/other/x: is a file, not a folder"):
-        train(EXPERIMENT, local, bucket.root / "other/x")
+        train(local, bucket.root / "other/x")
     result = socialtag("evaluate", bucket.root / "other", "--dataset", local)
     assert result.code == 1
     assert "/other: not a run folder: no config.json" in result.err
+
+
+def test_a_run_that_was_copied_from_a_disk(bucket: Bucket, run: Path):
+    """orbax deletes checkpoints in a bucket that have no commit file: those of a disk must have one, too."""
+    workdir = bucket.upload(run, "runs/copied")
+    with RunCheckpoints(workdir / "checkpoints", EXPERIMENT.checkpoints, log=print) as saved:
+        assert saved.steps == [6]
+    assert arrays_of(workdir) == arrays_of(run)
