@@ -13,7 +13,7 @@ import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from socialtag_jax.errors import UserError
@@ -84,10 +84,6 @@ class RemotePath:
     def with_name(self, name: str) -> "RemotePath":
         """The same folder's `name`."""
         return self.parent / name
-
-    def relative_to(self, folder: "RemotePath") -> PurePosixPath:
-        """The way from a folder above to here."""
-        return PurePosixPath("/", self.key).relative_to(PurePosixPath("/", folder.key))
 
     def stat(self) -> StoredObject:
         """The object that lies here.

@@ -106,7 +106,7 @@ def checkpoint_folder(folder: Location) -> Any:
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator)
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
-        import fsspec
+        import fsspec.config
         import gcsfs  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is missing", where=folder, hint=INSTALL) from None

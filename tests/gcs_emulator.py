@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: _State
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 
     def handle_one_request(self) -> None:
@@ -244,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
                 b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + body
             )
             first, *_ = message.walk() if not message.is_multipart() else list(message.walk())[1:]
-            name = json.loads(first.get_payload())["name"]
+            name = json.loads(str(first.get_payload()))["name"]
         elif query["uploadType"] == "media":
             name = query["name"]
         else:

@@ -205,7 +205,7 @@ def _find(path: Location) -> Location:
         raise UserError("no such data set", where=path, hint="make one with `socialtag prepare`")
     # Hidden folders are those that `prepare` is still at work in.
     found = [one.parent for pattern in (f"*/{INFO}", f"*/*/{INFO}") for one in path.glob(pattern)]
-    below = sorted(one for one in found if not any(part.startswith(".") for part in one.relative_to(path).parts))
+    below = sorted(one for one in found if "/." not in str(one).removeprefix(str(path)))
     if len(below) == 1:
         return below[0]
     if below:
