@@ -113,17 +113,16 @@ class RunCheckpoints:
         """
         # orbax refuses an empty item.
         averaged = {} if average is None else {"average": ocp.args.StandardSave(average)}
-        with self._access():
-            saved = self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params),
-                    optimizer=ocp.args.StandardSave(optimizer_state),
-                    meta=ocp.args.JsonSave(dict(meta)),
-                    **averaged,
-                ),
-                metrics=dict(metrics),
-            )
+        saved = self._access()(self._manager.save)(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                optimizer=ocp.args.StandardSave(optimizer_state),
+                meta=ocp.args.JsonSave(dict(meta)),
+                **averaged,
+            ),
+            metrics=dict(metrics),
+        )
         if not saved:  # orbax leaves a step out that is not newer than all others
             raise AssertionError(f"orbax did not save step {step}; its steps are {self.steps}")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from socialtag_jax.errors import UsageError, UserError
-from socialtag_jax.gcs import EMULATOR, INSTALL, REQUESTS, SCHEME, RemotePath, google_storage
+from socialtag_jax.gcs import EMULATOR, INSTALL, REQUESTS, SCHEME, RemotePath
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _RESERVED = "#?*[]"
@@ -94,11 +94,12 @@ def checkpoint_folder(folder: Location) -> Any:
     themselves.
 
     Raises:
-      UserError: a package of the `gcs` extra is missing.
+      UserError: a package of the `gcs` extra is missing; there is no such bucket.
     """
     if isinstance(folder, Path):
         return folder.absolute()
-    google_storage(folder)
+    # gcsfs would make a bucket that is not there, and so does not get to see one.
+    folder.is_dir()
     emulator = os.environ.get(EMULATOR)
     if emulator:
         # TensorStore has a name of its own for it, and emulators do not speak gRPC, in which gcsfs asks for the

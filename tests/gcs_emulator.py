@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-Kind = Literal["503", "429", "drop", "lost", "slow", "short", "truncate", "corrupt"]
+Kind = Literal["503", "429", "403", "drop", "lost", "slow", "short", "truncate", "corrupt"]
 """An error; the connection closed before the request is looked at, or before its answer; an answer that comes late; the
 connection closed within it; half of it, as if that were all; one with a byte changed."""
 
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         decoded = urllib.parse.unquote(self.path)
         fault = self.state.strike(self.command, decoded, self.headers.get("Range"))
         kind = None if fault is None else fault.kind
-        if kind in ("503", "429"):
+        if kind in ("503", "429", "403"):
             content = {"error": {"code": int(kind), "message": "injected", "errors": [{"reason": "backendError"}]}}
             self._send(_json(int(kind), content))
             return

@@ -157,6 +157,12 @@ def test_a_bucket_that_is_not_there(bucket: Bucket):
         (RemotePath("not-there", "data")).exists()
 
 
+def test_no_permission(bucket: Bucket):
+    bucket.emulator.inject(Fault("403", part="/o/x"))
+    with pytest.raises(UserError, match=r"/x: no permission: .*403.* -- your account needs roles on the bucket"):
+        (bucket.root / "x").read_bytes()
+
+
 def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv(gcs.EMULATOR, raising=False)
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)

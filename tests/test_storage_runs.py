@@ -159,3 +159,13 @@ def test_a_run_that_was_copied_from_a_disk(bucket: Bucket, run: Path):
     with RunCheckpoints(workdir / "checkpoints", EXPERIMENT.checkpoints, log=print) as saved:
         assert saved.steps == [6]
     assert arrays_of(workdir) == arrays_of(run)
+
+
+def test_checkpoints_that_cannot_be_reached(bucket: Bucket):
+    """By orbax, which has clients of its own; which never make a bucket."""
+    with pytest.raises(UserError, match="gs://not-there: no such bucket"):
+        RunCheckpoints(RemotePath("not-there", "run/checkpoints"), EXPERIMENT.checkpoints, log=print)
+    (bucket.root / "run/checkpoints/3/x").write_bytes(b"x")
+    bucket.emulator.inject(Fault("403", part=f"/b/{bucket.root.bucket}?", times=100))
+    with pytest.raises(UserError, match=r"run/checkpoints: the checkpoints cannot be reached: .*403"):
+        RunCheckpoints(bucket.root / "run/checkpoints", EXPERIMENT.checkpoints, log=print, read_only=True)
