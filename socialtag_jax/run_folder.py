@@ -231,7 +231,6 @@ class RunLog:
         Raises:
           UserError: another process has taken the folder over, and nothing may be saved; the storage does not answer.
         """
-        self._check()
         self._file.flush()
         self._board.flush()
         if self._remote is not None:
