@@ -2,7 +2,8 @@
 
 Command:  pip install atheris; python experiments/fuzz.py records --minutes 10  (or csv)
 Hardware: one CPU core.
-Expected: some thousand inputs a second, and no finding; libFuzzer's last lines say how many inputs it ran.
+Expected: no finding; libFuzzer's last lines say how many inputs it ran. Measured beside much other work on 2 cores, 10
+          minutes each: records 697,106 inputs, csv 151,366 (alone: 6,900 and 1,400 a second).
 
 Any exception but an error that a user can act on is a finding, and so is a broken promise: a record that does not come
 back as it was read, a record of a shard that is not one of those written, a photo outside of the CSV file's folder.
