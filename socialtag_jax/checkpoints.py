@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,29 @@ class Restored:
     average: Any
 
 
+@dataclass(frozen=True)
+class LatestWithMetrics(preservation_policy.PreservationPolicy):
+    """Keeps the newest `count` of the checkpoints that have metrics."""
+
+    count: int
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[preservation_policy.PolicyCheckpointInfo],
+        *,
+        context: preservation_policy.PreservationContext,
+    ) -> Sequence[bool]:
+        """Whether each is kept; they come in the order of their steps."""
+        del context
+        kept = [info.step for info in checkpoints if info.metrics is not None][-self.count :]
+        return [info.step in kept for info in checkpoints]
+
+
 class RunCheckpoints:
     """The checkpoints of a run: parameters, optimizer state, averaged parameters and JSON meta, each its own item.
 
-    The newest and the best are kept by separate rules, so that neither evicts the other.
+    Those saved after an epoch have validation metrics: the newest and the best of them are kept by separate rules, so
+    that neither evicts the other. One saved within an epoch is kept until there is a newer one.
 
     Args:
       folder: `RUN/checkpoints`.
@@ -63,8 +82,11 @@ class RunCheckpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [
-                    preservation_policy.LatestN(config.keep_latest),
-                    preservation_policy.BestN(get_metric_fn=rank, n=config.keep_best),
+                    preservation_policy.LatestN(1),
+                    LatestWithMetrics(config.keep_latest),
+                    preservation_policy.BestN(
+                        get_metric_fn=rank, n=config.keep_best, keep_checkpoints_without_metrics=False
+                    ),
                 ]
             ),
             best_fn=rank,
@@ -102,20 +124,24 @@ class RunCheckpoints:
         params: Any,
         optimizer_state: Any,
         meta: Mapping[str, Any],
-        metrics: Mapping[str, float],
+        metrics: Mapping[str, float] | None,
         *,
         average: Any = None,
     ) -> None:
         """Starts saving; the arrays are copied before this returns, and written in the background.
 
         Args:
-          step: larger than those of all checkpoints before.
+          step: no smaller than those of all checkpoints before; of an equal one, which was saved when the step was done
+            but not yet validated, this takes the place.
           params: of all layers.
           optimizer_state: of the current stage.
           meta: anything that is JSON.
-          metrics: "loss" and "f1" of the validation split.
+          metrics: "loss" and "f1" of the validation split; None within an epoch.
           average: of the parameters; None where there is none.
         """
+        if self.steps and self.steps[-1] == step:
+            self._manager.wait_until_finished()
+            self._manager.delete(step)
         # orbax refuses an empty item.
         averaged = {} if average is None else {"average": ocp.args.StandardSave(_own_copy(average))}
         saved = self._manager.save(
@@ -126,7 +152,7 @@ class RunCheckpoints:
                 meta=ocp.args.JsonSave(dict(meta)),
                 **averaged,
             ),
-            metrics=dict(metrics),
+            metrics=None if metrics is None else dict(metrics),
         )
         if not saved:  # orbax leaves a step out that is not newer than all others
             raise AssertionError(f"orbax did not save step {step}; its steps are {self.steps}")

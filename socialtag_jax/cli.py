@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from socialtag_jax import commands
-from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.errors import UsageError, UserError, printable
+from socialtag_jax.stopping import Stopped
 
 _TOGETHER = ("--coordinator", "--processes", "--process", "--distributed")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line; exits with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    """Runs the command line; exits with 0 (or stopped by SIGTERM), 1 (failure), 2 (usage) or 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # A file name that the terminal cannot show is no reason to fail.
     for stream in (sys.stdout, sys.stderr):
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(_run(arguments))
     except UserError as error:
         # Several lines, or control characters, in a file name must not break the one-line promise.
-        message = " ".join(str(error).split())
+        message = printable(" ".join(str(error).split()))
         print(f"socialtag: error: {message}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
@@ -36,8 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        print(f"socialtag: error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        message = printable(" ".join(f"{error.filename or 'system'}: {error.strerror or error}".split()))
+        print(f"socialtag: error: {message}", file=sys.stderr)
         sys.exit(1)
+    except Stopped as stopped:
+        print(f"\nsocialtag: {stopped}; run the same command again to go on", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("\nsocialtag: interrupted; run the same command again to go on", file=sys.stderr)
         sys.stdout.flush()
@@ -94,6 +99,12 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "--source", choices=LABELLED_SOURCES, help="count the labels of such a source, without its images"
     )
     stats.add_argument("--tag-separator", default=" ", help="between the tags of a CSV cell (default: a space)")
+    _add_allow_outside(stats)
+    stats.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all of a data set: every shard's SHA-256, every record, image and tag count",
+    )
     _add_pruning(stats)
     stats.add_argument("--seed", type=_not_negative, default=0, help="of the balancing (default 0)")
     stats.add_argument(
@@ -252,6 +263,7 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("--name", help="the data set's name (default: from the input's)")
     prepare.add_argument("--version", default="1.0.0", help="the data set's version (default 1.0.0)")
     prepare.add_argument("--tag-separator", default=" ", help="between the tags of a cell (default: a space)")
+    _add_allow_outside(prepare)
     _add_pruning(prepare)
     for split in ("validation", "test"):
         help_text = f"share or number of photos drawn for {split}, where the source does not say (default 0.1)"
@@ -271,6 +283,14 @@ def _add_pruning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pruning", nargs="+", default=[], metavar="RULE", help=pruning)
     balancing = f"take frequent tags from training photos, at random: {describe(BALANCING)}"
     parser.add_argument("--balancing", nargs="+", default=[], metavar="RULE", help=balancing)
+
+
+def _add_allow_outside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="tags-csv: take photos that lie outside the CSV file's folder: absolute paths, .. and symbolic links",
+    )
 
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:

@@ -10,13 +10,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from socialtag_jax.errors import UsageError
+from socialtag_jax.errors import UsageError, UserError, printable
+
+if TYPE_CHECKING:
+    from socialtag_jax.shards.dataset import Dataset
 
 
 def log(line: str) -> None:
     """One line to stderr: stdout belongs to results."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _nothing(_: str) -> None:
@@ -46,6 +50,7 @@ def prepare(options: argparse.Namespace) -> int:
         path=options.input,
         tag_separator=options.tag_separator,
         overlay=options.overlay,
+        allow_outside=options.allow_outside,
         seed=options.seed,
         workers=options.workers,
     )
@@ -69,13 +74,21 @@ def stats(options: argparse.Namespace) -> int:
             hint = "name a --source, or give the rules to `socialtag prepare`"
             raise UsageError("a prepared data set keeps its tags", where="--pruning, --balancing", hint=hint)
         dataset = open_dataset(options.dataset)
+        if options.verify:
+            _verify(dataset)
         name, folder, report = dataset.name, dataset.folder, stats.of_dataset(dataset)
     else:
         from socialtag_jax import sources
         from socialtag_jax.rules import parse_balancing, parse_pruning
 
+        if options.verify:
+            raise UsageError("only a prepared data set can be verified", where="--verify")
         source = sources.SourceOptions(
-            options.source, options.dataset, tag_separator=options.tag_separator, need_images=False
+            options.source,
+            options.dataset,
+            tag_separator=options.tag_separator,
+            allow_outside=options.allow_outside,
+            need_images=False,
         )
         pruning, balancing = parse_pruning(options.pruning), parse_balancing(options.balancing)
         report = stats.of_source(sources.read(source, log), pruning, balancing, options.seed)
@@ -87,6 +100,17 @@ def stats(options: argparse.Namespace) -> int:
         print(f"{name} in {folder}")
         print(stats.as_text(report, options.top))
     return 0
+
+
+def _verify(dataset: "Dataset") -> None:
+    from socialtag_jax.shards.verification import verify
+
+    records, problems = verify(dataset, stream=sys.stderr)
+    for problem in problems:
+        log(f"socialtag: error: {problem}")
+    if problems:
+        raise UserError(f"{len(problems):,} problems in {records:,} records", where=dataset.folder)
+    log(f"verified: {records:,} records are as {dataset.folder} says")
 
 
 def preview(options: argparse.Namespace) -> int:
@@ -180,7 +204,7 @@ def _train(options: argparse.Namespace) -> int:
             known = run_folder.last_epoch_rate(options.workdir)
         print("\n".join(input_rate.report(rate, experiment, dataset, known)))
         return 0
-    from socialtag_jax import compilation_cache
+    from socialtag_jax import compilation_cache, stopping
     from socialtag_jax.parallel import Devices
     from socialtag_jax.train import Trainer
 
@@ -195,7 +219,9 @@ def _train(options: argparse.Namespace) -> int:
     devices = Devices()
     # One process speaks for all; errors are each one's own.
     say, stream = (log, sys.stderr) if devices.is_main else (_nothing, io.StringIO())
-    result = Trainer(experiment, dataset, options.workdir, devices=devices, log=say, stream=stream).run()
+    with stopping.on_signals() as stop:
+        trainer = Trainer(experiment, dataset, options.workdir, devices=devices, stop=stop, log=say, stream=stream)
+        result = trainer.run()
     say(f"done: {result.position.epoch} epochs, {result.position.step} steps; run folder: {options.workdir}")
     return 0
 

@@ -86,12 +86,16 @@ class Input:
     same training in less memory."""
     threads: int = 0
     """Threads that decode and warp images; 0 for one a core."""
+    max_bad_records: int = 0
+    """Damaged records, of training and validation together, that a run may skip, counting and listing them; at one more
+    it stops. 0 stops at the first one."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "input.batch_size", self.batch_size, "at least 1")
         _require(self.eval_batch_size >= 1, "input.eval_batch_size", self.eval_batch_size, "at least 1")
         _require(self.accumulation_steps >= 1, "input.accumulation_steps", self.accumulation_steps, "at least 1")
         _require(self.threads >= 0, "input.threads", self.threads, "0 or more")
+        _require(self.max_bad_records >= 0, "input.max_bad_records", self.max_bad_records, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -245,12 +249,17 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Which checkpoints are kept, and when a stage stops early. One is saved after every epoch."""
+    """Which checkpoints are kept, and when a stage stops early. One is saved after every epoch.
+
+    Of those saved within an epoch, only the newest is kept, besides the others.
+    """
 
     keep_latest: int = 2
     """How many of the newest are kept."""
     keep_best: int = 1
     """How many of the best are kept besides."""
+    every_minutes: float = 10.0
+    """Saves within an epoch too, so often: what a machine that fails loses at most; 0 for only after every epoch."""
     monitor: Literal["loss", "f1"] = "loss"
     """What makes a checkpoint better: a lower loss, or a higher F1 of the suggested tags, on the validation split."""
     patience: int = 0
@@ -259,6 +268,7 @@ class Checkpoints:
     def __post_init__(self) -> None:
         _require(self.keep_latest >= 1, "checkpoints.keep_latest", self.keep_latest, "at least 1")
         _require(self.keep_best >= 1, "checkpoints.keep_best", self.keep_best, "at least 1")
+        _require(self.every_minutes >= 0, "checkpoints.every_minutes", self.every_minutes, "0 or more")
         _require(self.patience >= 0, "checkpoints.patience", self.patience, "0 or more")
 
 

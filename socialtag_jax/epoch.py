@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 
 from socialtag_jax.errors import UserError
+from socialtag_jax.position import EpochSums, Position
 from socialtag_jax.progress import Progress, format_duration
 from socialtag_jax.roofline import Bound, Roofline
 from socialtag_jax.run_folder import RunLog
@@ -16,12 +18,21 @@ from socialtag_jax.run_folder import RunLog
 _LOG_EVERY = 20
 
 
-def diverged(what: str, value: float) -> UserError:
-    """The error of a loss that is no finite number."""
-    return UserError(
-        f"{what} is {value}: training diverged",
-        hint="start again in a new --workdir with a lower learning rate; this one keeps the last epoch before",
-    )
+class DivergedError(UserError):
+    """A loss that is no finite number.
+
+    Args:
+      whose: as "the loss in step 3".
+      value: of it.
+      step: the training step, counted within its epoch from 0; None of a validation.
+      records: the file that lists its batch.
+    """
+
+    def __init__(self, whose: str, value: float, step: int | None = None, records: Path | None = None) -> None:
+        listed = "" if records is None else f" (the batch's photos are listed in {records})"
+        hint = "start again in a new --workdir with a lower learning rate; this one keeps its last checkpoint before"
+        super().__init__(f"{whose} is {value}: training diverged{listed}", hint=hint)
+        self.whose, self.value, self.step = whose, value, step
 
 
 class Epoch:
@@ -31,8 +42,7 @@ class Epoch:
 
     Args:
       label: of the progress line.
-      number: of the epoch, from 1.
-      steps_before: training steps done before it.
+      position: in the epoch, of which some may be done already.
       images: how many the epoch has.
       images_after: how many the run's later epochs have, for the ETA.
       learning_rate: of the epoch's last step, for the metrics.
@@ -48,8 +58,7 @@ class Epoch:
         self,
         label: str,
         *,
-        number: int,
-        steps_before: int,
+        position: Position,
         images: int,
         images_after: int,
         learning_rate: float,
@@ -60,14 +69,13 @@ class Epoch:
         host_clock: Callable[[], float] = time.thread_time,
         done_at: Callable[[Mapping[str, Any]], Future[float]] | None = None,
     ) -> None:
-        self._number, self._steps_before, self._images_after = number, steps_before, images_after
+        self._number, self._steps_before, self._images_after = position.epoch + 1, position.epoch_start, images_after
+        self._first = self.done = position.current
         self._run_log, self._learning_rate, self._roofline = run_log, learning_rate, roofline
         self._clock, self._host_clock = clock, host_clock
-        self._progress = Progress(label, images, "images", stream)
+        self._progress = Progress(label, images, "images", stream, done=round(self.done.images))
         self._start = clock()
         self._waited = self._host = 0.0
-        self._images = self._loss = 0.0
-        self._steps = 0
         self._in_flight: Mapping[str, Any] | None = None
         self._watcher = ThreadPoolExecutor(1, "step-times")
         self._done_at = done_at or (lambda sums: self._watcher.submit(_wait, sums, clock))
@@ -100,51 +108,65 @@ class Epoch:
         """Takes the sums of the step just dispatched ("loss" and "images"), and counts those of the one before.
 
         Raises:
-          UserError: the loss of the step before is no finite number.
+          DivergedError: the loss of the step before is no finite number.
         """
         self._done = self._done_at(sums)
         self._count()
         self._in_flight = sums
 
+    def settle(self) -> EpochSums:
+        """Waits for the step in flight: what is done of the epoch.
+
+        Raises:
+          DivergedError: its loss is no finite number.
+        """
+        self._count()
+        return self.done
+
     def finish(self) -> dict[str, float]:
         """The epoch's numbers, its last step included: mean loss, images/s, shares of the time, MFU, learning rate.
 
         Raises:
-          UserError: the last step's loss is no finite number.
+          DivergedError: the last step's loss is no finite number.
         """
-        self._count()
+        self.settle()
         self._watcher.shutdown()
         values = {**self._values(), "learning_rate": self._learning_rate}
-        self._progress.finish(round(self._images), self._text(values))
-        self._run_log.write("epoch", self._steps_before + self._steps, {**values, "bound": self._bound(values)})
+        self._progress.finish(round(self.done.images), self._text(values))
+        self._run_log.write("epoch", self._steps_before + self.done.steps, {**values, "bound": self._bound(values)})
         return values
 
     def _count(self) -> None:
         if self._in_flight is None:
             return
         sums = jax.device_get(self._in_flight)
+        self._in_flight = None
         loss, images = float(sums["loss"]), float(sums["images"])
-        self._steps += 1
-        step = self._steps_before + self._steps
+        done = self.done
+        step = self._steps_before + done.steps + 1
         if not math.isfinite(loss):
-            raise diverged(f"the loss in step {step}, epoch {self._number},", loss)
-        self._loss += loss
-        self._images += images
+            raise DivergedError(f"the loss in step {step}, epoch {self._number},", loss, done.steps)
+        self.done = EpochSums(done.steps + 1, done.loss + loss, done.images + images)
         values = self._values()
-        left = (self._images_after + self._progress.total - self._images) / values["images_per_second"]
-        self._progress.update(round(self._images), f"{self._text(values)}, whole run {format_duration(left)}")
-        if self._steps % _LOG_EVERY == 0:
-            self._run_log.write("train", step, {**values, "loss": loss / images, "bound": self._bound(values)})
+        # The records of all batches so far may have been skipped: then there is no rate.
+        rate = max(values["images_per_second"], 1e-3)
+        left = (self._images_after + self._progress.total - self.done.images) / rate
+        self._progress.update(round(self.done.images), f"{self._text(values)}, whole run {format_duration(left)}")
+        if self.done.steps % _LOG_EVERY == 0:
+            self._run_log.write(
+                "train", step, {**values, "loss": loss / max(images, 1.0), "bound": self._bound(values)}
+            )
 
     def _values(self) -> dict[str, float]:
-        elapsed = self._clock() - self._start
+        elapsed, steps = self._clock() - self._start, self.done.steps - self._first.steps
         return {
             "epoch": self._number,
-            "loss": self._loss / self._images,
-            "images_per_second": self._images / elapsed,
+            "loss": self.done.loss / max(self.done.images, 1.0),
+            # Of an epoch that was interrupted after its last step, nothing is left to be timed.
+            "images_per_second": (self.done.images - self._first.images) / elapsed if steps else math.nan,
             "data_wait_share": self._waited / elapsed,
             "host_share": self._host / elapsed,
-            "mfu": self._roofline.mfu(self._steps, elapsed),
+            "mfu": self._roofline.mfu(steps, elapsed),
         }
 
     def _bound(self, values: Mapping[str, float]) -> Bound:
@@ -152,7 +174,7 @@ class Epoch:
 
     def _text(self, values: Mapping[str, float]) -> str:
         return (
-            f"step {self._steps}, data wait {values['data_wait_share']:.1%}, MFU {values['mfu']:.1%} "
+            f"step {self.done.steps}, data wait {values['data_wait_share']:.1%}, MFU {values['mfu']:.1%} "
             f"({self._bound(values)} bound), loss {values['loss']:.4f}"
         )
 

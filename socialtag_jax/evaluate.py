@@ -23,7 +23,7 @@ from socialtag_jax.input_pipeline import Batch, BatchShape, eval_batches
 from socialtag_jax.metrics import Ranking, TagCounts
 from socialtag_jax.progress import Progress
 from socialtag_jax.protocols import SplitLabels
-from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.shards.dataset import STATISTICS, Dataset
 from socialtag_jax.tagger import Tagger
 from socialtag_jax.tags import TagVocabulary
 
@@ -115,7 +115,8 @@ def evaluate(
 
     Raises:
       UserError: the data set's tags are not the model's, no image of the split has a tag, an output is no number, or
-        the scratch folder has too little space.
+        the scratch folder has too little space, a record is damaged, or the data set's statistics are not those of its
+        records.
     """
     n_tags = len(dataset.vocabulary)
     if dataset.vocabulary.sha256 != scorer.vocabulary.sha256:
@@ -136,6 +137,13 @@ def evaluate(
             scorer, dataset, split, words, probabilities, batch_size, threads, stream
         )
         precisions = _average_precisions(probabilities, labels, n_tags, stream)
+    if not np.array_equal(np.bincount(labels.tag_ids[labels.tag_ids >= 0], minlength=n_tags), statistics[split].counts):
+        # The baselines go by the other splits' counts, which were written down with these.
+        raise UserError(
+            f"the tag counts of {split} are not those of its records",
+            where=dataset.folder / STATISTICS,
+            hint="run `socialtag prepare` again, or restore the file from a copy",
+        )
     image_scores, counts = protocols.judge(
         ranking, labels, n_tags, threshold=suggestion.threshold, max_tags=suggestion.max_tags
     )

@@ -26,7 +26,7 @@ def load_experiment(path: Path) -> Experiment:
 
     Raises:
       UsageError: there is no such file.
-      UserError: it fails, or assigns no Experiment to the name `experiment`.
+      UserError: it fails, or assigns no Experiment to the name `experiment`, or one with a field of another type.
     """
     if not path.is_file():
         hint = "EXPERIMENT comes first: socialtag train EXPERIMENT --dataset ...; see experiments/ for some"
@@ -43,7 +43,15 @@ def load_experiment(path: Path) -> Experiment:
             where=path,
             hint="write: experiment = Experiment(name=...)",
         )
-    return found
+    # Python itself checks no types: a misspelt optimizer would be another optimizer.
+    return from_dict(_as_json(dataclasses.asdict(found)), path)
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as lists, in which form JSON has them; the rest as it is, for `from_dict` to judge."""
+    if isinstance(value, dict):
+        return {name: _as_json(item) for name, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> Experiment:
@@ -123,14 +131,15 @@ def _build(kind: Any, value: Any, path: str, where: object) -> Any:
         element = typing.get_args(kind)[0]
         return tuple(_build(element, item, f"{path}{number}.", where) for number, item in enumerate(value))
     if origin is Literal:
-        if value not in typing.get_args(kind):
+        if type(value) is not str or value not in typing.get_args(kind):
             raise UserError(f"field {name!r} is {value!r}, expected one of {typing.get_args(kind)}", where=where)
         return value
     if origin is types.UnionType:  # only ever `X | None` here
         return None if value is None else _build(typing.get_args(kind)[0], value, path, where)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # A whole number that no float holds is none of ours either.
+    number = type(value) is float or (type(value) is int and abs(value) < 2**63)
     if kind is float and number and math.isfinite(value):
         return float(value)
-    if type(value) is not kind:
+    if kind is float or type(value) is not kind:
         raise UserError(f"field {name!r} is {value!r}, expected {getattr(kind, '__name__', kind)}", where=where)
     return value

@@ -14,13 +14,16 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from socialtag_jax import files
+from socialtag_jax import files, json_files
 from socialtag_jax.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 """Of the files, and of how pixels and features are computed: raise it when either changes."""
 
-KEY = "key.json"
+KEY, SKIPPED_RECORDS = "key.json", "skipped.json"
+SKIPPED = -2
+"""In place of every tag index of a row whose record is damaged, and was skipped when features were computed."""
+
 _SHARD_BYTES = 2**26
 _SHARD_ROWS = 512
 """At 5 images/s, a kill loses less than two minutes."""
@@ -99,7 +102,8 @@ class FeatureView:
 
         Args:
           start: the first record, where a shard begins.
-          parts: (features [n, ...], tag ids int32 [n, max_tags]) of the records that follow each other.
+          parts: (features [n, ...], tag ids int32 [n, max_tags]) of the records that follow each other; the tag ids of
+            skipped ones are `SKIPPED`.
 
         Yields:
           how many records each part had.
@@ -120,6 +124,8 @@ class FeatureView:
                 rows["checksum"] = [_checksum(row) for row in rows]
                 done, filled = done + take, filled + take
                 if filled == len(shard):
+                    # Listed before they are there: rows that nobody knows to be skipped would be trained on.
+                    self._list_skipped(start + np.flatnonzero(shard["tag_ids"][:, 0] == SKIPPED))
                     files.write_bytes(self._path(start), shard.tobytes())
                     start += len(shard)
                     shard, filled = self._empty_shard(start), 0
@@ -129,7 +135,7 @@ class FeatureView:
         """Records' rows, [indices], with the fields "features" and "tag_ids".
 
         Raises:
-          UserError: a row's checksum does not match.
+          UserError: a row's checksum does not match, or it is that of a skipped record that is not in the list of them.
         """
         found = np.empty(len(indices), self._row)
         numbers, offsets = np.divmod(indices, self._shard_rows)
@@ -143,7 +149,36 @@ class FeatureView:
                     where=self._path(int(index) // self._shard_rows * self._shard_rows),
                     hint="delete the file and run the same command again: its features are then computed again",
                 )
+        skipped = set(indices[found["tag_ids"][:, 0] == SKIPPED].tolist())
+        if skipped and not skipped <= set(self.skipped()):
+            raise UserError(
+                f"does not list record {min(skipped - set(self.skipped()))}, whose features are those of a damaged one",
+                where=self.folder / SKIPPED_RECORDS,
+                hint="delete the folder and run the same command again: its features are then computed again",
+            )
         return found
+
+    def skipped(self) -> list[int]:
+        """The records that were damaged when their features were computed, and skipped."""
+        path = self.folder / SKIPPED_RECORDS
+        if not path.exists():
+            return []
+        return list(json_files.read(path, hint="delete the folder: features are then computed again").counts("records"))
+
+    def forget(self, index: int) -> None:
+        """Deletes the shard that has a record's row, to be written again: a skipped record that is whole by now."""
+        start = index // self._shard_rows * self._shard_rows
+        self._shards.pop(start, None)
+        self._path(start).unlink(missing_ok=True)
+        inside = range(start, start + self._shard_rows)
+        self._write_skipped([one for one in self.skipped() if one not in inside])
+
+    def _list_skipped(self, indices: np.ndarray) -> None:
+        if len(indices):
+            self._write_skipped(sorted({*self.skipped(), *indices.tolist()}))
+
+    def _write_skipped(self, indices: list[int]) -> None:
+        files.write_text(self.folder / SKIPPED_RECORDS, json.dumps({"records": indices}) + "\n")
 
     def all(self) -> tuple[np.ndarray, np.ndarray]:
         """All features, [records, ...] in their dtype on disk, and tag ids, int32 [records, max_tags]."""

@@ -1,9 +1,11 @@
 """Files written whole or not at all, and folders that one process at a time works in."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,32 @@ def write_text(path: Path, text: str) -> None:
     File names that are not UTF-8 come back as the bytes that they are.
     """
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def read_bytes(path: Path, *, most: int | None = None) -> bytes:
+    """The content of a regular file; nothing waits for the other end of a pipe, or reads a device without end.
+
+    Args:
+      path: of the file.
+      most: bytes that it may have; None for any number.
+
+    Raises:
+      OSError: it cannot be read, is no regular file, or is too large; `strerror` says which.
+      ValueError: the path has a NUL character, or one that file names cannot have.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file (a pipe, a socket or a device)", str(path))
+        if most is not None and status.st_size > most:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, expected at most {most:,}", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ import grain
 import numpy as np
 
 from socialtag_jax import augment
+from socialtag_jax.bad_records import Damaged, stop
 from socialtag_jax.buffer_pool import BufferPool
 from socialtag_jax.config import Augmentation
 from socialtag_jax.counter_random import random_units
@@ -35,7 +36,7 @@ class Batch(TypedDict):
     Keys:
       images: uint8 [devices, rows, size, size, 3], RGB.
       tag_ids: int32 [devices, rows, most tags of an image], ascending, padded with -1.
-      weight: float32 [devices, rows]: 1, or 0 for the rows that pad the last batch.
+      weight: float32 [devices, rows]: 1, or 0 for the rows that pad the last batch, and those of skipped records.
     """
 
     images: np.ndarray
@@ -95,6 +96,7 @@ def train_batches(
     threads: int = 0,
     start: int = 0,
     limit: int | None = None,
+    damaged: Damaged = stop,
 ) -> Iterator[Batch]:
     """The batches of one epoch, every record once, in an order drawn from (seed, epoch).
 
@@ -107,9 +109,11 @@ def train_batches(
       threads: that decode and warp; 0 for one a core.
       start: number of the first batch, for going on inside an epoch.
       limit: cuts the epoch to so many batches.
+      damaged: is asked about each damaged record; where it returns, the record's row is padding.
     """
     order = train_order(len(records), seed, epoch)
-    return _batches(records, shape, order, _transformations(augmentation, seed, epoch, shape), threads, start, limit)
+    transformations = _transformations(augmentation, seed, epoch, shape)
+    return _batches(records, shape, order, transformations, threads, start, limit, damaged)
 
 
 def train_order(records: int, seed: int, epoch: int) -> np.ndarray:
@@ -129,9 +133,11 @@ def view_batches(
     epoch: int,
     augmentation: Augmentation,
     threads: int = 0,
+    damaged: Damaged = stop,
 ) -> Iterator[Batch]:
     """Consecutive records in their stored order, each as it looks in that epoch of training (see `train_batches`)."""
-    return _batches(records, shape, rows, _transformations(augmentation, seed, epoch, shape), threads, 0, None)
+    transformations = _transformations(augmentation, seed, epoch, shape)
+    return _batches(records, shape, rows, transformations, threads, 0, None, damaged)
 
 
 def _seeds(seed: int, epoch: int) -> list[np.random.SeedSequence]:
@@ -160,10 +166,15 @@ def _resize(rows: np.ndarray) -> np.ndarray:
 
 
 def eval_batches(
-    records: ParsedRecords, shape: BatchShape, *, threads: int = 0, limit: int | None = None
+    records: ParsedRecords,
+    shape: BatchShape,
+    *,
+    threads: int = 0,
+    limit: int | None = None,
+    damaged: Damaged = stop,
 ) -> Iterator[Batch]:
     """All records in their stored order, only resized: row r of batch b is record `shape.own(b).start + r`."""
-    return _batches(records, shape, range(len(records)), _resize, threads, 0, limit)
+    return _batches(records, shape, range(len(records)), _resize, threads, 0, limit, damaged)
 
 
 def _batches(
@@ -174,6 +185,7 @@ def _batches(
     threads: int,
     start: int,
     limit: int | None,
+    damaged: Damaged,
 ) -> Iterator[Batch]:
     # The pipeline's own threads use the cores; OpenCV's would only contend with them.
     cv2.setNumThreads(1)
@@ -182,7 +194,7 @@ def _batches(
 
     def assemble(number: int) -> Batch:
         rows = np.asarray(order[shape.own(number)], np.int64)
-        return _assemble(records, shape, rows, transformations(rows), memory.take())
+        return _assemble(records, shape, rows, transformations(rows), memory.take(), damaged)
 
     numbers = range(start, batch_count(len(order), shape.size, limit))
     return in_threads(assemble, numbers, batch_bytes=shape.local_size * shape.input_size**2 * 3, threads=threads)
@@ -211,7 +223,12 @@ def batches_ahead(batch_bytes: int, threads: int) -> int:
 
 
 def _assemble(
-    records: ParsedRecords, shape: BatchShape, rows: np.ndarray, transformations: np.ndarray, images: np.ndarray
+    records: ParsedRecords,
+    shape: BatchShape,
+    rows: np.ndarray,
+    transformations: np.ndarray,
+    images: np.ndarray,
+    damaged: Damaged,
 ) -> Batch:
     """The batch of these records (int [rows]), each with its transformation (float64 [rows, 2, 3]), in `images`."""
     size = shape.input_size
@@ -220,30 +237,70 @@ def _assemble(
     weight[: len(rows)] = 1.0
     # All are read and parsed before the first is decoded: alternating, each image's pixels push code and data of the
     # parser out of the processor's caches, which doubles the time that reading takes.
-    batch = [records[index] for index in rows.tolist()]
-    tag_ids = _tag_ids(records, rows, batch, (shape.local_size, shape.max_tags))
-    for record, index, transformation, out in zip(batch, rows, transformations, images, strict=False):
-        try:
-            pixels = decode(record.image, size)
-        except ImageError as error:
-            raise UserError(error.what, where=f"{records.where(int(index))} ({record.image_id})") from error
-        augment.warp(pixels, transformation, out)
+    batch = [_read(records, index, shape.max_tags, damaged) for index in rows.tolist()]
+    for row, (record, transformation) in enumerate(zip(batch, transformations, strict=True)):
+        if record is None or not _draw(records, record, int(rows[row]), transformation, images[row], damaged):
+            batch[row] = None
+            images[row] = 0
+            weight[row] = 0.0
+    tag_ids = _tag_ids(batch, (shape.local_size, shape.max_tags))
     lead = (shape.devices, shape.rows)
     return Batch(
         images=images.reshape(*lead, size, size, 3), tag_ids=tag_ids.reshape(*lead, -1), weight=weight.reshape(lead)
     )
 
 
-def _tag_ids(records: ParsedRecords, rows: np.ndarray, batch: Sequence[Record], shape: tuple[int, int]) -> np.ndarray:
+def problem(records: ParsedRecords, index: int, shape: BatchShape) -> UserError | None:
+    """What is wrong with a record that was skipped; None where it is whole by now."""
+    found: list[UserError] = []
+
+    def damaged(_: int, error: UserError) -> None:
+        found.append(error)
+
+    record = _read(records, index, shape.max_tags, damaged)
+    if record is not None:
+        out = np.empty((shape.input_size, shape.input_size, 3), np.uint8)
+        _draw(records, record, index, augment.IDENTITY, out, damaged)
+    return found[0] if found else None
+
+
+def _read(records: ParsedRecords, index: int, max_tags: int, damaged: Damaged) -> Record | None:
+    """A record; None for one that is damaged, and skipped."""
+    try:
+        record = records[index]
+    except UserError as error:
+        damaged(index, error)
+        return None
+    if len(record.tags) > max_tags:
+        what = f"the record has {len(record.tags)} tags, more than the {max_tags} that statistics.json allows"
+        damaged(index, UserError(what, where=records.where(index)))
+        return None
+    return record
+
+
+def _draw(
+    records: ParsedRecords,
+    record: Record,
+    index: int,
+    transformation: np.ndarray,
+    out: np.ndarray,
+    damaged: Damaged,
+) -> bool:
+    """Fills `out` with the record's image; False where that is damaged, and skipped."""
+    try:
+        pixels = decode(record.image, out.shape[0])
+    except ImageError as error:
+        damaged(index, UserError(error.what, where=f"{records.where(index)} ({record.image_id})"))
+        return False
+    augment.warp(pixels, transformation, out)
+    return True
+
+
+def _tag_ids(batch: Sequence[Record | None], shape: tuple[int, int]) -> np.ndarray:
     """int32 of this shape, [rows or more, most tags]: the records' tags, padded with -1."""
-    lengths = np.array([len(record.tags) for record in batch], np.int64)
-    if lengths.max(initial=0) > shape[1]:
-        worst = int(lengths.argmax())
-        raise UserError(
-            f"the record has {lengths[worst]} tags, more than the {shape[1]} that statistics.json allows",
-            where=records.where(int(rows[worst])),
-        )
+    tags = [() if record is None else record.tags for record in batch]
+    lengths = np.array([len(one) for one in tags], np.int64)
     tag_ids = np.full(shape, -1, np.int32)
     there = np.arange(shape[1]) < lengths[:, None]
-    tag_ids[: len(batch)][there] = list(itertools.chain.from_iterable(record.tags for record in batch))
+    tag_ids[: len(batch)][there] = list(itertools.chain.from_iterable(tags))
     return tag_ids

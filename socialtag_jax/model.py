@@ -157,8 +157,9 @@ def max_pool(x: jax.Array) -> jax.Array:
     fast as `nn.max_pool`.
     """
     height, width = (side // 2 * 2 for side in x.shape[1:3])
-    top, bottom = (jnp.maximum(x[:, i:height:2, 0:width:2], x[:, i:height:2, 1:width:2]) for i in (0, 1))
-    return jnp.maximum(top, bottom)
+    # Not by x[:, ::2]: with a symbolic batch, as in exports, that is a gather.
+    rows = jnp.maximum(*(jax.lax.slice_in_dim(x, start, height, 2, axis=1) for start in (0, 1)))
+    return jnp.maximum(*(jax.lax.slice_in_dim(rows, start, width, 2, axis=2) for start in (0, 1)))
 
 
 @jax.custom_vjp

@@ -142,6 +142,12 @@ class Devices:
         """A step's outputs and its batch, [devices, ...], as arrays that every process can fetch; returns at once."""
         return tree if self.processes == 1 else self._gather(tree)
 
+    def any_process(self, flags: Sequence[bool]) -> jax.Array:
+        """How many processes say so, int32 [flags], on every process; returns at once."""
+        rows = np.zeros((len(self.local), len(flags)), np.int32)
+        rows[0] = flags
+        return self._sum(self.shard(rows))
+
     def broadcast(self, data: bytes) -> bytes:
         """What process 0 hands in, on every process; what the others hand in is not looked at."""
         if self.processes == 1:
@@ -308,6 +314,25 @@ class Devices:
                 hint=f"choose a multiple of {multiple}",
             )
         return batch_size // len(self)
+
+
+class Agreement:
+    """Has all processes do the same at the same step, as soon as one of them wants to.
+
+    Where there are several, an answer is that of the step before: to wait for the others' would leave the devices
+    without work.
+    """
+
+    def __init__(self, devices: Devices) -> None:
+        self._devices = devices
+        self._asked: jax.Array | None = None
+
+    def __call__(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether this process or any other sets it; to be called by all of them after every step."""
+        if self._devices.processes == 1:
+            return flags
+        before, self._asked = self._asked, self._devices.any_process(flags)
+        return (False,) * len(flags) if before is None else tuple((np.asarray(before) > 0).tolist())
 
 
 def on_one_device(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:

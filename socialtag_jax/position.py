@@ -1,9 +1,26 @@
 """How far a run has come: stages, epochs, steps, and how long validation has not got better."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from socialtag_jax.config import Stage
+
+
+@dataclass(frozen=True)
+class EpochSums:
+    """What was done of an epoch.
+
+    Attributes:
+      steps: training steps.
+      loss: sum over their images.
+      images: their number.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    images: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -14,9 +31,10 @@ class Position:
       stage: index of the current stage.
       stage_epoch: epochs done in it.
       epoch: epochs done in all.
-      step: training steps done in all.
+      step: training steps done in all, those of the current epoch included.
       best_score: highest `checkpoints.score` of the current stage so far.
       stale_epochs: epochs since then.
+      current: what was done of the current epoch, which is the one after `epoch`.
     """
 
     stage: int = 0
@@ -25,17 +43,32 @@ class Position:
     step: int = 0
     best_score: float | None = None
     stale_epochs: int = 0
+    current: EpochSums = EpochSums()
 
-    def after_epoch(self, step: int, score: float) -> "Position":
-        """The position one epoch on, given the validation split's score."""
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Position":
+        """From what `dataclasses.asdict` made of a position."""
+        return cls(**{**values, "current": EpochSums(**values["current"])})
+
+    @property
+    def epoch_start(self) -> int:
+        """Training steps done before the current epoch."""
+        return self.step - self.current.steps
+
+    def within_epoch(self, done: EpochSums) -> "Position":
+        """The position in the same epoch when so much of it is done."""
+        return dataclasses.replace(self, step=self.epoch_start + done.steps, current=done)
+
+    def after_epoch(self, score: float) -> "Position":
+        """The position when the current epoch, of which all steps are done, is validated with that score."""
         better = self.best_score is None or score > self.best_score
         return dataclasses.replace(
             self,
             stage_epoch=self.stage_epoch + 1,
             epoch=self.epoch + 1,
-            step=step,
             best_score=score if better else self.best_score,
             stale_epochs=0 if better else self.stale_epochs + 1,
+            current=EpochSums(),
         )
 
     def ended(self, stage: Stage, patience: int) -> bool:

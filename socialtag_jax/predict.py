@@ -16,7 +16,7 @@ import numpy as np
 
 from socialtag_jax import files
 from socialtag_jax.dispatch import one_ahead
-from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.machine import usable_cores
 from socialtag_jax.progress import Progress
 from socialtag_jax.shards.images import ImageError
@@ -58,14 +58,14 @@ def find_photos(paths: Iterable[Path]) -> FoundPhotos:
 
     Raises:
       UsageError: a path that does not exist.
-      UserError: a folder without photos; says what else it has.
+      UserError: a folder without photos, which says what else it has; a folder that cannot be read.
     """
     photos: list[Path] = []
     skipped: collections.Counter[str] = collections.Counter()
     for path in paths:
         if path.is_dir():
             found, others = [], collections.Counter[str]()
-            for folder, _, names in os.walk(path):
+            for folder, _, names in os.walk(path, onerror=_refuse):
                 for file in (Path(folder, name) for name in names):
                     if file.suffix.lower() in SUFFIXES:
                         found.append(file)
@@ -81,6 +81,11 @@ def find_photos(paths: Iterable[Path]) -> FoundPhotos:
         else:
             raise UsageError("no such photo or folder", where=path)
     return FoundPhotos(photos, skipped)
+
+
+def _refuse(error: OSError) -> None:
+    """Photos in a folder that cannot be read must not be left out without a word."""
+    raise UserError(f"cannot be read: {error.strerror}", where=error.filename) from error
 
 
 def skipped_text(skipped: Mapping[str, int]) -> str:
@@ -187,7 +192,8 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 def as_text(prediction: Prediction) -> str:
     """`photo.jpg: Beach 0.93  sunset 0.41`."""
     tags = "  ".join(f"{one.display} {one.confidence:.2f}" for one in prediction.tags)
-    return f"{prediction.path}: {tags or '(no tag over the threshold)'}"
+    path = str(prediction.path).replace("\n", "\\n")
+    return printable(f"{path}: {tags or '(no tag over the threshold)'}")
 
 
 def write_csv(predictions: Iterable[Prediction], path: Path) -> int:

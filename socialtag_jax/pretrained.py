@@ -20,6 +20,7 @@ from socialtag_jax import files
 from socialtag_jax.errors import UserError
 from socialtag_jax.machine import cache_folder
 from socialtag_jax.model import CONVOLUTIONS, HEAD_LAYERS, Layer
+from socialtag_jax.tags import VOCABULARY_KEY
 from socialtag_jax.weight_files import formats
 from socialtag_jax.weight_files.contents import WeightFile
 from socialtag_jax.weight_files.download import SOURCES, Source
@@ -132,7 +133,7 @@ def save_weights(
         "licence": _licence(content, has_head=HEAD_LAYERS[0] in params),
     }
     if vocabulary_sha256 is not None:
-        metadata[formats.VOCABULARY_KEY] = vocabulary_sha256
+        metadata[VOCABULARY_KEY] = vocabulary_sha256
     tensors = {f"{layer}/{leaf}": array for layer, leaf, array in _arrays(params, list(params))}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

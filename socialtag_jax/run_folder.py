@@ -11,12 +11,14 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from socialtag_jax import experiment_files, files
+from socialtag_jax import experiment_files, files, json_files
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
+from socialtag_jax.position import Position
 from socialtag_jax.shards.dataset import Dataset
 
 CONFIG, METRICS, CHECKPOINTS, TENSORBOARD = "config.json", "metrics.jsonl", "checkpoints", "tensorboard"
+DIVERGED = "diverged.json"
 _PACKAGES = ("socialtag-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -66,15 +68,17 @@ def load_run(folder: Path) -> RunConfig:
     """
     path = folder / CONFIG
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        experiment, *parts = [content[key] for key in ("experiment", "dataset", "versions", "device")]
-        for key in ("fingerprint", "vocabulary_sha256", "image_size", "name", "path"):
-            parts[0][key]
+        content = json_files.read(path, hint="restore the file from a copy, or train again in a new --workdir")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"not a run folder: no {CONFIG}", where=folder, hint="give the --workdir of a run") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"damaged: {type(error).__name__}: {error}", where=path) from error
-    return RunConfig(experiment_files.from_dict(experiment, path), *parts)
+    experiment, dataset, versions, device = map(content.fields, ("experiment", "dataset", "versions", "device"))
+    for key in ("fingerprint", "vocabulary_sha256", "name", "path"):
+        dataset.text(key)
+    if dataset.content.get("image_size", 0) is not None:
+        dataset.count("image_size", least=1)
+    return RunConfig(
+        experiment_files.from_dict(experiment.content, path), dataset.content, versions.content, device.content
+    )
 
 
 def check_free(folder: Path) -> None:
@@ -117,7 +121,7 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
     # Training longer is going on, unless the learning rate falls towards the old end; all else would be another run.
     # How fast input is read, and where features are kept, changes no result.
     last = len(old.experiment.stages) - 1
-    free = ["name", "input.threads", "cache.folder", "checkpoints."]
+    free = ["name", "input.threads", "input.max_bad_records", "cache.folder", "checkpoints."]
     longer = f"stages.{last}.epochs"
     falling = old.experiment.optimizer.schedule.kind != "constant"
     if now.get(longer, 0) >= before[longer] and not falling:
@@ -163,13 +167,14 @@ class RunLog:
 
     Args:
       folder: the run folder.
-      step: where the run goes on: lines of later steps, which an interrupted run left, are dropped.
+      position: where the run goes on: what an interrupted run wrote of later ones is dropped.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        path = folder / METRICS
+    def __init__(self, folder: Path, position: Position) -> None:
+        path, step = folder / METRICS, position.step
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _place_of(line) <= (step, position.current.steps == 0)]
             files.write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
@@ -212,14 +217,16 @@ def last_epoch_rate(folder: Path) -> float | None:
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A line that was cut off in the middle has no step.
-    written = [json.loads(line) for line in lines if math.isfinite(_step_of(line))]
+    written = [json.loads(line) for line in lines if math.isfinite(_place_of(line)[0])]
     rates = [values["images_per_second"] for values in written if values["kind"] == "epoch"]
-    return rates[-1] if rates else None
+    # An epoch of which nothing was left to do had none.
+    return next((rate for rate in reversed(rates) if rate is not None), None)
 
 
-def _step_of(line: str) -> float:
-    """The step of a metrics line; infinite for a line that was cut off in the middle."""
+def _place_of(line: str) -> tuple[float, bool]:
+    """The step of a metrics line, and whether an epoch ends with it; infinite for a line that was cut off."""
     try:
-        return json.loads(line)["step"]
+        values = json.loads(line)
+        return values["step"], values["kind"] != "train"
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return math.inf, False

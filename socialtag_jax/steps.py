@@ -111,6 +111,8 @@ def train_step(
     weight = batch["weight"]
     rows = weight.shape[0]
     images = parallel.sum_over_devices(jnp.sum(weight))
+    # Of a batch, all records may have been skipped: its gradient is zero, not 0 / 0.
+    divisor = jnp.maximum(images, 1.0)
     step_key = jax.random.fold_in(dropout_key, state.step)
     row_keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(
         parallel.device_index() * rows + jnp.arange(rows)
@@ -130,7 +132,7 @@ def train_step(
             dropout_keys=keys,
         )
         targets = losses.multi_hot(tag_ids, model.n_tags)
-        return jnp.sum(losses.image_losses(logits, targets, positive_weight) * weight) / images
+        return jnp.sum(losses.image_losses(logits, targets, positive_weight) * weight) / divisor
 
     gradient = functools.partial(jax.value_and_grad(part_loss), trainable)
     added = sum_over_parts(gradient, (inputs, row_keys, batch["tag_ids"], weight), accumulation_steps)
@@ -150,7 +152,7 @@ def train_step(
         moved = limit_norms(moved, max_norm)
     params = {**state.params, **moved}
     average = None if state.average is None else state.average.with_step(params)
-    return TrainState(state.step + 1, params, opt_state, average), {"loss": loss * images, "images": images}
+    return TrainState(state.step + 1, params, opt_state, average), {"loss": loss * divisor, "images": images}
 
 
 def sum_over_parts(function: Callable[..., Tree], rows: Sequence[jax.Array], parts: int) -> Tree:

@@ -93,6 +93,8 @@ def run_sweep(
       UserError: an experiment, a search or a folder that will not do; no head could be trained to the end of an epoch.
     """
     search_space.check(experiment, options.space)
+    if experiment.input.max_bad_records:
+        raise UsageError("a sweep skips no damaged records", where="--input.max-bad-records", hint="leave it at 0")
     experiment = _with_cache(experiment)
     resolved = config.resolve(experiment, devices.platform)
     trials = make_trials(resolved, _configurations(options))

@@ -45,9 +45,7 @@ class Trial:
         for epoch, scores in enumerate(self.curve, start=1):
             if not (math.isfinite(scores.training_loss) and math.isfinite(scores.loss)):
                 return Outcome("diverged", epoch)
-            position = position.after_epoch(
-                0, checkpoints.score({"loss": scores.loss, "f1": scores.f1}, limits.monitor)
-            )
+            position = position.after_epoch(checkpoints.score({"loss": scores.loss, "f1": scores.f1}, limits.monitor))
             if position.stale_epochs == 0:
                 assert position.best_score is not None
                 best = Outcome("trained", epoch, scores.loss, scores.f1, position.best_score)

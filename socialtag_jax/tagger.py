@@ -1,7 +1,6 @@
 """The exported tagger: loads a bundle and suggests tags, with jax, numpy and the image decoders alone."""
 
 import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
-from socialtag_jax import augment, files, metrics
+from socialtag_jax import augment, files, json_files, metrics
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
+from socialtag_jax.exported_program import load_program
+from socialtag_jax.json_files import Fields
 from socialtag_jax.shards.images import ImageError, canonical_jpeg
 from socialtag_jax.shards.pixels import decode
-from socialtag_jax.tags import TagVocabulary
+from socialtag_jax.tags import VOCABULARY_KEY, TagVocabulary, display_path
 
 FORMAT_VERSION = 2
 """1 had the parameters inside of `model.stablehlo` as well."""
@@ -75,24 +76,26 @@ class Tagger:
 
     @classmethod
     def load(cls, bundle: str | Path) -> "Tagger":
-        """Loads a bundle, after checking every file's hash.
+        """Loads a bundle, after checking every file's hash, and that its parts belong together.
 
         Raises:
-          UserError: not a bundle, one of another format version, or one whose files were changed.
+          UserError: not a bundle, one of another format version, one whose files were changed or are of several
+            bundles, or one whose program would do more than compute.
         """
         folder = Path(bundle)
         description = _read_description(folder)
         vocabulary = TagVocabulary.load(folder / TAGS)
-        if vocabulary.sha256 != description["vocabulary_sha256"]:
+        params, trained_for = _read_params(folder / PARAMS)
+        if not vocabulary.sha256 == description.text("vocabulary_sha256") == trained_for:
             raise UserError("the tags are not those that the model was trained on", where=folder / TAGS, hint=_EXPORT)
-        from jax import export
-
-        exported = export.deserialize(bytearray((folder / STABLEHLO).read_bytes()))
-        params: dict[str, dict[str, np.ndarray]] = {}
-        for name, array in load_file(folder / PARAMS).items():
-            layer, _, leaf = name.partition("/")
-            params.setdefault(layer, {})[leaf] = array
-        return cls(description, vocabulary, exported, params)
+        exported = load_program(
+            folder / STABLEHLO,
+            params,
+            input_size=description.count("input_size"),
+            n_tags=len(vocabulary),
+            hint=_EXPORT,
+        )
+        return cls(description.content, vocabulary, exported, params)
 
     def pixels(self, photo: Photo) -> np.ndarray:
         """A photo as the network's input, by the very steps of `prepare` and evaluation.
@@ -199,27 +202,44 @@ def is_bundle(folder: Path) -> bool:
     return (folder / TAGGER).exists()
 
 
-def _read_description(folder: Path) -> Mapping[str, Any]:
+def _read_description(folder: Path) -> Fields:
     path = folder / TAGGER
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        version, hashes = description["format_version"], description["files"]
-        for key in ("input_size", "image_size", "threshold", "max_tags", "vocabulary_sha256"):
-            description[key]
-        description["provenance"]["dataset"]["fingerprint"]
+        description = json_files.read(path, hint=_EXPORT)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"not a bundle: no {TAGGER}", where=folder, hint="make one with `socialtag export`") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"damaged: {type(error).__name__}: {error}", where=path, hint=_EXPORT) from error
+    version = description.content.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(f"format version {version!r}, expected {FORMAT_VERSION}", where=path, hint=_EXPORT)
-    for name, expected in hashes.items():
-        file = folder / name
+    for key, least in (("input_size", 32), ("image_size", 32), ("max_tags", 1)):
+        description.count(key, least=least)
+    if not 0 <= description.number("threshold") < 1:
+        raise description.refuse(f"the threshold is {description.number('threshold')}, expected 0 to below 1")
+    description.text("vocabulary_sha256")
+    description.fields("provenance").fields("dataset").text("fingerprint")
+    hashes = description.fields("files")
+    for name in hashes:
+        file, expected = folder / name, hashes.text(name)
+        if Path(name).name != name:
+            raise description.refuse(f"lists {name!r}, which is no file's name")
         if not file.is_file():
             raise UserError(f"the bundle's file is missing, but {TAGGER} lists it", where=file, hint=_EXPORT)
         if files.sha256(file) != expected:
             raise UserError(f"the file was changed: its SHA-256 is not what {TAGGER} says", where=file, hint=_EXPORT)
-    for name in (TAGS, STABLEHLO, PARAMS):
+    for name in (TAGS, display_path(Path(TAGS)).name, STABLEHLO, PARAMS):
         if name not in hashes:
             raise UserError(f"lists no hash for {name}", where=path, hint=_EXPORT)
     return description
+
+
+def _read_params(path: Path) -> tuple[dict[str, dict[str, np.ndarray]], str | None]:
+    """The parameters, and the SHA-256 of the tags that they were trained for, in order."""
+    params: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 -- it is no dict
+                layer, _, leaf = name.partition("/")
+                params.setdefault(layer, {})[leaf] = file.get_tensor(name)
+            return params, (file.metadata() or {}).get(VOCABULARY_KEY)
+    except Exception as error:  # safetensors has an error of its own, NumPy others
+        raise UserError(f"cannot be read as safetensors: {error}", where=path, hint=_EXPORT) from error

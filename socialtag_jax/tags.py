@@ -16,6 +16,12 @@ from typing import Self
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
 
+LONGEST_TAG = 1000
+"""Characters; a longer text is no tag."""
+
+VOCABULARY_KEY = "vocabulary_sha256"
+"""In the metadata of our `.safetensors` files: `TagVocabulary.sha256` of the tags that a head was trained for."""
+
 _HASHES = "#﹟＃"
 
 # Control characters, and surrogates that stand alone: UTF-8 cannot store those.
@@ -116,7 +122,7 @@ class TagVocabulary:
 
     def save(self, labels_path: Path) -> None:
         """Writes ids to `labels_path` and display forms to the file beside it, one a line in index order."""
-        for path, lines in ((_display_path(labels_path), self.displays), (labels_path, self.tags)):
+        for path, lines in ((display_path(labels_path), self.displays), (labels_path, self.tags)):
             files.write_text(path, "".join(f"{line}\n" for line in lines))
 
     @classmethod
@@ -126,11 +132,12 @@ class TagVocabulary:
         Where the file of display forms is missing (TFDS writes none), labels are display forms, in whatever case.
 
         Raises:
-          UserError: a file that cannot be read, an id that is not normalised or stands twice, files of unequal length.
+          UserError: a file that cannot be read, an id that is not normalised or stands twice, files of unequal length,
+            a display form of another tag.
         """
         labels = _read_lines(labels_path)
-        display_path = _display_path(labels_path)
-        foreign = not display_path.exists()
+        written = display_path(labels_path)
+        foreign = not written.exists()
         tags = [normalise_tag(label) for label in labels] if foreign else labels
         first_line: dict[str, int] = {}
         for line, (label, tag) in enumerate(zip(labels, tags, strict=True), start=1):
@@ -140,24 +147,28 @@ class TagVocabulary:
                 raise UserError(f"{label!r} is not a normalised tag, {expected}", where=where, hint=_RESTORE)
             if first_line.setdefault(tag, line) != line:
                 raise UserError(f"the tag {tag!r} stands in line {first_line[tag]} too", where=where, hint=_RESTORE)
-        displays = labels if foreign else _read_lines(display_path)
+        displays = labels if foreign else _read_lines(written)
         if len(displays) != len(tags):
             what = f"{len(displays)} lines, but {labels_path.name} has {len(tags)}"
-            raise UserError(what, where=display_path, hint=_RESTORE)
+            raise UserError(what, where=written, hint=_RESTORE)
+        for line, (display, tag) in enumerate(zip(displays, tags, strict=True), start=1):
+            if display != tag and normalise_tag(display) != tag:
+                what = f"{display!r} is no way to write the tag {tag!r}"
+                raise UserError(what, where=f"{written}, line {line}", hint=_RESTORE)
         return cls(tuple(tags), tuple(displays))
 
 
 _RESTORE = "restore the file from a copy, or make the data set again with `socialtag prepare`"
 
 
-def _display_path(labels_path: Path) -> Path:
+def display_path(labels_path: Path) -> Path:
     """`tags.labels.txt` or `tags.txt` -> `tags.display.txt`."""
     return labels_path.with_name(f"{labels_path.name.removesuffix('.txt').removesuffix('.labels')}.display.txt")
 
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        text = path.read_bytes().decode()
+        text = files.read_bytes(path).decode()
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=path, hint=_RESTORE) from error
     except UnicodeDecodeError as error:

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import math
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,12 @@ import numpy as np
 import optax
 
 from socialtag_jax import announcement, checkpoints, config, files, parallel, pretrained, run_folder, training_data
+from socialtag_jax.bad_records import BAD_RECORDS, BadRecords
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
-from socialtag_jax.epoch import Epoch, diverged
-from socialtag_jax.errors import UsageError
+from socialtag_jax.epoch import DivergedError, Epoch
+from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.input_pipeline import train_order
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
 from socialtag_jax.position import Position
@@ -26,6 +30,7 @@ from socialtag_jax.roofline import Roof, roof
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.stage_steps import StageCompiler, StageSteps
 from socialtag_jax.steps import TrainState, build_model, stage_start
+from socialtag_jax.stopping import Stopped, StopRequest
 from socialtag_jax.training_data import FeatureData, ImageData, TrainingData
 
 
@@ -52,6 +57,15 @@ def initial_params(
     return {**params, **jax.tree.map(jnp.asarray, loaded)}
 
 
+@dataclass
+class RunFiles:
+    """What a run writes to, and when it last saved, in seconds."""
+
+    checkpoints: checkpoints.RunCheckpoints
+    log: run_folder.RunLog
+    saved_at: float
+
+
 class Trainer:
     """Runs an experiment on a data set, in a run folder.
 
@@ -62,9 +76,11 @@ class Trainer:
       devices: where to run; of several processes, process 0 alone reads and writes the run folder.
       log: takes one line of text at a time.
       stream: where progress is shown.
+      stop: looked at after every step; None where nobody asks.
+      clock: seconds, for saving every so many minutes.
 
     Raises:
-      UsageError: the batches do not divide among the devices; several processes are to cache features.
+      UsageError: the batches do not divide among the devices; several processes are to do what one alone can.
     """
 
     def __init__(
@@ -76,6 +92,8 @@ class Trainer:
         devices: parallel.Devices,
         log: Callable[[str], None],
         stream: TextIO,
+        stop: StopRequest | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         experiment = config.resolve(experiment, devices.platform)
         if devices.processes > 1 and any(training_data.is_cached(experiment, stage) for stage in experiment.stages):
@@ -84,18 +102,28 @@ class Trainer:
                 where="--cache.views",
                 hint="--cache.views 0 trains from the photos",
             )
+        if devices.processes > 1 and experiment.input.max_bad_records:
+            raise UsageError(
+                f"{experiment.input.max_bad_records}: one process counts them, and here are {devices.processes}",
+                where="--input.max-bad-records",
+                hint="restore the shards from a copy",
+            )
         self._experiment, self._dataset, self._workdir = experiment, dataset, workdir
         self._devices, self._log, self._stream = devices, log, stream
+        self._stop, self._clock = stop or StopRequest(), clock
         self._model = build_model(experiment, len(dataset.vocabulary))
         self._size = announcement.EpochSize.of(experiment, dataset)
-        self._images = ImageData(experiment, dataset, devices)
+        self._bad = BadRecords(experiment.input.max_bad_records, workdir / BAD_RECORDS, log=log)
+        self._images = ImageData(experiment, dataset, devices, self._bad.of)
 
     def run(self) -> TrainResult:
         """Trains all stages, from where the run folder's newest checkpoint stands.
 
         Raises:
           UserError: the folder holds a run with another experiment or data set, or other things; another process is at
-            work in it; the loss is no finite number; the processes that train together do not agree on what to do.
+            work in it; the loss is no finite number; more records are damaged than may be skipped; the processes that
+            train together do not agree on what to do.
+          Stopped: so it was asked; the step that it was at is finished and saved.
         """
         experiment = self._experiment
         device = {"platform": self._devices.platform, "kind": self._devices.kind, "count": len(self._devices)}
@@ -103,22 +131,25 @@ class Trainer:
         self._devices.check_same({**run_folder.facts(current), **dataclasses.asdict(self._size)})
         if not self._devices.is_main:
             position, state = self._start(checkpoints.NoCheckpoints())
-            return self._run_stages(position, state, checkpoints.NoCheckpoints(), run_folder.NoRunLog())
+            nothing = RunFiles(checkpoints.NoCheckpoints(), run_folder.NoRunLog(), self._clock())
+            return self._run_stages(position, state, nothing)
         run_folder.check_free(self._workdir)
         with files.exclusive(self._workdir):
             folder = self._workdir / run_folder.CHECKPOINTS
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
                 run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
+                self._bad.start(continued=bool(saved.steps))
                 position, state = self._start(saved)
-                with run_folder.RunLog(self._workdir, position.step) as run_log:
-                    return self._run_stages(position, state, saved, run_log)
+                with run_folder.RunLog(self._workdir, position) as run_log:
+                    result = self._run_stages(position, state, RunFiles(saved, run_log, self._clock()))
+                    self._bad.report()
+                    return result
 
     def _run_stages(
         self,
         position: Position,
         state: TrainState,
-        saved: checkpoints.RunCheckpoints,
-        run_log: run_folder.RunLog,
+        run: RunFiles,
     ) -> TrainResult:
         experiment = self._experiment
         patience = experiment.checkpoints.patience
@@ -131,15 +162,17 @@ class Trainer:
                 data = self._training_data(position, state.params)
                 steps = self._compile_steps(stage, state, data)
                 while not position.ended(stage, patience):
-                    state, train_summary = self._train_epoch(steps, data, state, position, run_log)
-                    step = position.step + self._size.steps
-                    validation = self._validate(steps.evaluate, data, state.scored_params)
-                    run_log.write("validation", step, {"epoch": position.epoch + 1, **validation})
+                    state, position, train_summary = self._train_epoch(steps, data, state, position, run)
+                    try:
+                        validation = self._validate(steps.evaluate, data, state.scored_params)
+                    except Stopped:
+                        self._save(run, position, state)
+                        raise
+                    run.log.write("validation", position.step, {"epoch": position.epoch + 1, **validation})
                     if not math.isfinite(validation["loss"]):
-                        raise diverged(f"the validation loss after epoch {position.epoch + 1}", validation["loss"])
-                    position = position.after_epoch(step, checkpoints.score(validation, monitor))
-                    meta = self._meta(position)
-                    saved.save(step, state.params, state.opt_state, meta, validation, average=state.average)
+                        raise DivergedError(f"the validation loss after epoch {position.epoch + 1}", validation["loss"])
+                    position = position.after_epoch(checkpoints.score(validation, monitor))
+                    self._save(run, position, state, validation)
                     summary = {**train_summary, **{f"validation_{name}": value for name, value in validation.items()}}
                     self._log(self._epoch_line(position, summary))
                 if position.stage_epoch < stage.epochs:
@@ -158,7 +191,7 @@ class Trainer:
             position, state = self._found_or_fresh(saved)
             devices.broadcast(json.dumps(dataclasses.asdict(position)).encode())
         else:
-            position = Position(**json.loads(devices.broadcast(b"")))
+            position = Position.from_json(json.loads(devices.broadcast(b"")))
             shapes = param_shapes(self._model, self._experiment.model.input_size)
             start = functools.partial(self._stage_start, position)
             state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
@@ -169,7 +202,7 @@ class Trainer:
         shapes = param_shapes(self._model, self._experiment.model.input_size)
 
         def likes(meta: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-            start = functools.partial(self._stage_start, Position(**meta["position"]))
+            start = functools.partial(self._stage_start, Position.from_json(meta["position"]))
             state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
             like = checkpoints.like(state, self._devices.replicated)
             return like.params, like.opt_state, like.average
@@ -178,7 +211,7 @@ class Trainer:
         if restored is None:
             params = initial_params(self._model, self._experiment, self._dataset.vocabulary.sha256, self._log)
             return Position(), self._devices.replicate(self._stage_start(Position(), jnp.zeros((), jnp.int32), params))
-        position = Position(**restored.meta["position"])
+        position = Position.from_json(restored.meta["position"])
         self._log(f"continuing after epoch {position.epoch}, step {position.step}")
         step = self._devices.replicate(jnp.int32(position.step))
         return position, TrainState(step, restored.params, restored.optimizer_state, restored.average)
@@ -214,7 +247,9 @@ class Trainer:
             self._devices,
             params,
             first_epoch=position.epoch - position.stage_epoch,
+            stop=self._stop,
             stream=self._stream,
+            damaged_of=self._bad.of,
         )
 
     @functools.cached_property
@@ -235,24 +270,63 @@ class Trainer:
         data: TrainingData,
         state: TrainState,
         position: Position,
-        run_log: run_folder.RunLog,
-    ) -> tuple[TrainState, dict[str, float]]:
-        batches = data.train(position.epoch, position.stage_epoch)
+        run: RunFiles,
+    ) -> tuple[TrainState, Position, dict[str, float]]:
+        """What is left of an epoch: the state and the position after it, and the epoch's numbers."""
+        batches = data.train(position.epoch, position.stage_epoch, position.current.steps)
         epoch = Epoch(
             self._epoch_label(position),
-            number=position.epoch + 1,
-            steps_before=position.step,
+            position=position,
             images=self._size.images,
             images_after=self._remaining_images(position),
             learning_rate=self._last_learning_rate(position),
             roofline=steps.roofline,
             stream=self._stream,
-            run_log=run_log,
+            run_log=run.log,
         )
-        for batch in epoch.timed(self._devices.prefetch(batches)):
-            state, sums = steps.train(state, batch)
-            epoch.launched(sums)
-        return state, epoch.finish()
+        minutes, agreed = self._experiment.checkpoints.every_minutes, parallel.Agreement(self._devices)
+        try:
+            for batch in epoch.timed(self._devices.prefetch(batches)):
+                state, sums = steps.train(state, batch)
+                epoch.launched(sums)
+                due = minutes > 0 and self._clock() - run.saved_at >= 60 * minutes
+                due, stopped = agreed(due, self._stop.signal is not None)
+                if due or stopped:
+                    self._save(run, position.within_epoch(epoch.settle()), state)
+                if stopped:
+                    raise Stopped(self._stop.signal or signal.SIGTERM)
+            summary = epoch.finish()
+        except DivergedError as error:
+            raise self._with_records(error, position) from error
+        return state, position.within_epoch(epoch.done), summary
+
+    def _save(
+        self, run: RunFiles, position: Position, state: TrainState, validation: Mapping[str, float] | None = None
+    ) -> None:
+        """Saves the state; within an epoch, where there are no validation metrics yet, too."""
+        meta = self._meta(position)
+        run.checkpoints.save(position.step, state.params, state.opt_state, meta, validation, average=state.average)
+        run.saved_at = self._clock()
+
+    def _with_records(self, error: DivergedError, position: Position) -> DivergedError:
+        """The same error, after the records of the batch whose loss it is were written to a file."""
+        assert error.step is not None
+        if not self._devices.is_main:
+            return error
+        records, size = self._dataset.records("train"), self._experiment.input.batch_size
+        order = train_order(len(records), self._experiment.seed, position.epoch)
+        batch: list[dict[str, Any]] = []
+        for index in order[error.step * size : (error.step + 1) * size].tolist():
+            try:
+                image_id = records[index].image_id
+            except UserError:  # a damaged record, which was skipped
+                continue
+            batch.append({"index": index, "image_id": image_id, "where": records.where(index)})
+        path = self._workdir / run_folder.DIVERGED
+        step = position.epoch_start + error.step + 1
+        content = {"step": step, "epoch": position.epoch + 1, "loss": str(error.value), "records": batch}
+        files.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        return DivergedError(error.whose, error.value, error.step, path)
 
     def _validate(self, evaluate: parallel.CompiledStep, data: TrainingData, params: Params) -> dict[str, float]:
         """Mean loss over all validation images, and mean F1 over those that have tags."""
@@ -264,11 +338,15 @@ class Trainer:
             return functools.partial(jax.device_get, every)
 
         for _, (loss, scores, weight, tag_ids) in one_ahead(self._devices.prefetch(data.validation()), launch):
+            if self._devices.processes == 1:  # others would wait for this one
+                self._stop.check()
             has_tags = tag_ids[..., 0] >= 0
             total += float(np.sum(loss * weight, dtype=np.float64))
             images += float(np.sum(weight))
             f1 += float(np.sum(scores[has_tags], dtype=np.float64))
             tagged += float(np.sum(has_tags))
+        if not images:
+            raise UserError("no record of the validation split is whole: nothing to score", where=self._dataset.folder)
         return {"loss": total / images, "f1": f1 / max(tagged, 1.0)}
 
     def _last_learning_rate(self, position: Position) -> float:

@@ -58,8 +58,12 @@ def load(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[str], N
     with checkpoints.RunCheckpoints(folder, config.experiment.checkpoints, log=log, read_only=True) as saved:
         step = _step(saved, checkpoint)
         meta = saved.meta(step)
-        vocabulary = TagVocabulary(tuple(meta["tags"]), tuple(meta["displays"]))
-        if not vocabulary.sha256 == meta["vocabulary_sha256"] == config.dataset["vocabulary_sha256"]:
+        try:
+            vocabulary = TagVocabulary(tuple(meta["tags"]), tuple(meta["displays"]))
+            sha256 = vocabulary.sha256, meta["vocabulary_sha256"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"the checkpoint's tags are damaged: {error}", where=folder / str(step)) from error
+        if not sha256 == (config.dataset["vocabulary_sha256"],) * 2:
             raise UserError("the checkpoint's tags are not those of the run", where=folder / str(step))
         experiment = config.experiment
         model = build_model(experiment, len(vocabulary))

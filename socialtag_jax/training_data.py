@@ -13,16 +13,18 @@ import jax
 import numpy as np
 
 from socialtag_jax import input_pipeline, machine, memory_check
+from socialtag_jax.bad_records import Damaged, never_skipped
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
-from socialtag_jax.feature_cache import FeatureView, weights_sha256
+from socialtag_jax.feature_cache import SKIPPED, FeatureView, weights_sha256
 from socialtag_jax.input_pipeline import BatchShape, batch_count
 from socialtag_jax.model import VGG16_LAYERS, Params, TagPredictor, frozen_features
 from socialtag_jax.parallel import CompiledStep, Devices
 from socialtag_jax.progress import Progress, format_bytes
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import batch_shapes
+from socialtag_jax.stopping import StopRequest
 
 
 class FeatureBatch(TypedDict):
@@ -31,7 +33,7 @@ class FeatureBatch(TypedDict):
     Keys:
       features: float32 or float16 [devices, rows, ...], see `model.frozen_features`.
       tag_ids: int32 [devices, rows, most tags of an image], ascending, padded with -1.
-      weight: float32 [devices, rows]: 1, or 0 for the rows that pad the last batch.
+      weight: float32 [devices, rows]: 1, or 0 for the rows that pad the last batch, and those of skipped records.
     """
 
     features: np.ndarray
@@ -49,12 +51,13 @@ class TrainingData(Protocol):
     eval_shapes: dict[str, jax.ShapeDtypeStruct]
     """Of a validation batch."""
 
-    def train(self, epoch: int, stage_epoch: int) -> Iterator[Mapping[str, Any]]:
+    def train(self, epoch: int, stage_epoch: int, start: int = 0) -> Iterator[Mapping[str, Any]]:
         """The batches of one epoch, every record once.
 
         Args:
           epoch: counted over the whole run; decides the order.
           stage_epoch: counted from the stage's start.
+          start: number of the first batch, for going on inside an epoch.
         """
         ...
 
@@ -64,12 +67,25 @@ class TrainingData(Protocol):
 
 
 class ImageData:
-    """Batches of photos; see `TrainingData`."""
+    """Batches of photos; see `TrainingData`.
+
+    Args:
+      experiment: whose input settings are used.
+      dataset: with a train and a validation split.
+      devices: that batches are divided among.
+      damaged_of: what to do with the damaged records of a split.
+    """
 
     first_layer = 0
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, devices: Devices) -> None:
-        self._experiment = experiment
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        devices: Devices,
+        damaged_of: Callable[[str], Damaged] = never_skipped,
+    ) -> None:
+        self._experiment, self._damaged_of = experiment, damaged_of
         self._train_records, self._validation_records = dataset.records("train"), dataset.records("validation")
         self._train_shape = train_shape(experiment, dataset, devices)
         self._eval_shape = eval_shape(experiment, dataset, devices)
@@ -78,7 +94,7 @@ class ImageData:
         self.train_shapes = _shapes(image, self._train_shape, 0)
         self.eval_shapes = _shapes(image, self._eval_shape, 0)
 
-    def train(self, epoch: int, stage_epoch: int) -> Iterator[input_pipeline.Batch]:
+    def train(self, epoch: int, stage_epoch: int, start: int = 0) -> Iterator[input_pipeline.Batch]:
         """Augmented photos, as they are drawn for this epoch."""
         experiment = self._experiment
         return input_pipeline.train_batches(
@@ -88,7 +104,9 @@ class ImageData:
             epoch=epoch,
             augmentation=experiment.augmentation,
             threads=experiment.input.threads,
+            start=start,
             limit=experiment.debug_batches,
+            damaged=self._damaged_of("train"),
         )
 
     def validation(self) -> Iterator[input_pipeline.Batch]:
@@ -99,6 +117,7 @@ class ImageData:
             self._eval_shape,
             threads=experiment.input.threads,
             limit=experiment.debug_batches,
+            damaged=self._damaged_of("validation"),
         )
 
 
@@ -115,6 +134,8 @@ class FeatureData:
       params: as they stand when the stage starts; what is frozen is used.
       first_epoch: epochs of the run before this stage: the first view is that of the epoch after them.
       stream: where progress is shown.
+      stop: looked at between two batches of features; None where nobody asks.
+      damaged_of: what to do with the damaged records of a split; those that are skipped have no features.
     """
 
     def __init__(
@@ -128,8 +149,11 @@ class FeatureData:
         *,
         first_epoch: int,
         stream: TextIO,
+        stop: StopRequest | None = None,
+        damaged_of: Callable[[str], Damaged] = never_skipped,
     ) -> None:
         self._experiment, self._dataset, self._devices = experiment, dataset, devices
+        self._stop, self._damaged_of = stop or StopRequest(), damaged_of
         self._model, self._first_epoch, self._stream = model, first_epoch, stream
         self.first_layer = stage.freeze_layers
         self._train_shape = train_shape(experiment, dataset, devices)
@@ -199,7 +223,7 @@ class FeatureData:
         turns = {epoch % self.views for epoch in range(stage_epoch, self._epochs)}
         return [*(self._views["train", turn] for turn in sorted(turns)), self._views["validation", 0]]
 
-    def train(self, epoch: int, stage_epoch: int) -> Iterator[FeatureBatch]:
+    def train(self, epoch: int, stage_epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
         """Features in the order of this epoch, of the view whose turn it is."""
         turn = stage_epoch % self.views
         view = self.complete("train", turn)
@@ -208,20 +232,23 @@ class FeatureData:
                 # A view holds hundreds of files open.
                 self._views["train", number].close()
         order = input_pipeline.train_order(len(view), self._experiment.seed, epoch)
-        return self._batches(view, self._train_shape, order)
+        return self._batches(view, self._train_shape, order, start)
 
     def validation(self) -> Iterator[FeatureBatch]:
         """Features of photos that were only resized."""
         view = self.complete("validation", 0)
-        return self._batches(view, self._eval_shape, np.arange(len(view)))
+        return self._batches(view, self._eval_shape, np.arange(len(view)), 0)
 
     def complete(self, split: str, number: int) -> FeatureView:
         """A view of a split ("train" or "validation"), after what is missing of it was computed.
 
         Raises:
-          UserError: the disk is full, or a feature is too large for the dtype on disk.
+          UserError: the disk is full, a feature is too large for the dtype on disk, or a record is damaged that may not
+            be skipped.
+          Stopped: so it was asked; of what was computed, whole files are kept.
         """
         view = self._views[split, number]
+        self._look_again(view, split)
         missing = view.missing()
         if not missing:
             return view
@@ -235,8 +262,17 @@ class FeatureData:
         progress.finish(done)
         return view
 
+    def _look_again(self, view: FeatureView, split: str) -> None:
+        """Records that were skipped when features were computed: they may be whole by now, or too many for this run."""
+        for index in view.skipped():
+            error = input_pipeline.problem(self._dataset.records(split), index, self._compute_shape)
+            if error is None:
+                view.forget(index)
+            else:
+                self._damaged_of(split)(index, error)
+
     def _computed(self, split: str, number: int, rows: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(features, tag ids) of consecutive records, a batch at a time."""
+        """(features, tag ids) of consecutive records, a batch at a time; see `FeatureView.write`."""
         experiment = self._experiment
         augmentation = experiment.augmentation
         if split != "train":
@@ -250,6 +286,7 @@ class FeatureData:
             epoch=self._first_epoch + number,
             augmentation=augmentation,
             threads=experiment.input.threads,
+            damaged=self._damaged_of(split),
         )
         compute, left = self._compute, len(rows)
 
@@ -257,7 +294,9 @@ class FeatureData:
             return functools.partial(jax.device_get, compute(params, self._devices.shard({"images": batch["images"]})))
 
         for batch, features in one_ahead(batches, launch):
-            tag_ids = batch["tag_ids"].reshape(-1, batch["tag_ids"].shape[-1])
+            self._stop.check()
+            tag_ids = np.where(batch["weight"][..., None] > 0, batch["tag_ids"], SKIPPED)
+            tag_ids = tag_ids.reshape(-1, tag_ids.shape[-1])
             count = min(left, len(tag_ids))  # the last batch is padded
             left -= count
             yield features.reshape(-1, *features.shape[2:])[:count], tag_ids[:count]
@@ -297,7 +336,7 @@ class FeatureData:
             records=len(dataset.split(split)),
         )
 
-    def _batches(self, view: FeatureView, shape: BatchShape, order: np.ndarray) -> Iterator[FeatureBatch]:
+    def _batches(self, view: FeatureView, shape: BatchShape, order: np.ndarray, start: int) -> Iterator[FeatureBatch]:
         row = self.train_shapes["features"]
 
         def assemble(number: int) -> FeatureBatch:
@@ -305,8 +344,9 @@ class FeatureData:
             features = np.zeros((shape.size, *row.shape[2:]), row.dtype)
             tag_ids = np.full((shape.size, shape.max_tags), -1, np.int32)
             weight = np.zeros(shape.size, np.float32)
-            features[: len(rows)], tag_ids[: len(rows)] = rows["features"], rows["tag_ids"]
-            weight[: len(rows)] = 1.0
+            skipped = rows["tag_ids"] == SKIPPED
+            features[: len(rows)], tag_ids[: len(rows)] = rows["features"], np.where(skipped, -1, rows["tag_ids"])
+            weight[: len(rows)] = ~skipped[:, 0]
             lead = (shape.devices, shape.rows)
             return FeatureBatch(
                 features=features.reshape(*lead, *features.shape[1:]),
@@ -314,7 +354,7 @@ class FeatureData:
                 weight=weight.reshape(lead),
             )
 
-        numbers = range(batch_count(len(view), shape.size, self._experiment.debug_batches))
+        numbers = range(start, batch_count(len(view), shape.size, self._experiment.debug_batches))
         batch_bytes = shape.size * math.prod(row.shape[2:]) * row.dtype.itemsize
         threads = self._experiment.input.threads
         return input_pipeline.in_threads(assemble, numbers, batch_bytes=batch_bytes, threads=threads)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from socialtag_jax.epoch import Epoch
+from socialtag_jax.position import Position
 from socialtag_jax.roofline import Roof, Roofline
 from socialtag_jax.run_folder import RunLog
 
@@ -65,11 +66,10 @@ def run(
             clock.now += batch_seconds
             yield number
 
-    with RunLog(folder, 0) as run_log:
+    with RunLog(folder, Position()) as run_log:
         epoch = Epoch(
             "epoch 1/1",
-            number=1,
-            steps_before=0,
+            position=Position(),
             images=32,
             images_after=0,
             learning_rate=0.5,
@@ -130,7 +130,7 @@ def test_devices_that_were_at_work_did_not_wait(tmp_path: Path):
 
 
 def test_words_go_to_the_metrics_file_alone(tmp_path: Path):
-    with RunLog(tmp_path, 0) as run_log:
+    with RunLog(tmp_path, Position()) as run_log:
         run_log.write("train", 1, {"loss": float("nan"), "bound": "data"})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"kind": "train", "step": 1, "loss": None, "bound": "data"}

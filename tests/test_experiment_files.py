@@ -10,6 +10,7 @@ import pytest
 from socialtag_jax import experiment_files
 from socialtag_jax.config import Checkpoints, Experiment, Loss, Model, Optimizer, Schedule, Stage
 from socialtag_jax.errors import UsageError, UserError
+from tests.attempts import attempt
 
 EXPERIMENT = Experiment(name="one", stages=(Stage(epochs=3), Stage(freeze_layers=16, learning_rate=1e-5)))
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -45,6 +46,36 @@ def test_wrong_fields_are_named(path: tuple, value: object, words: str):
     part[path[-1]] = value
     with pytest.raises(UserError, match=words):
         experiment_files.from_dict(content, "here")
+
+
+WRONG: tuple[Any, ...] = (None, True, -1, 2.5, "x", [], {}, [[]], 10**400, float("nan"), float("inf"))
+
+
+def leaves(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return [path, *(leaf for key, item in items for leaf in leaves(item, (*path, key)))]
+
+
+def test_any_field_of_any_kind():
+    """Every field in turn, every kind of wrong value: the error, or an experiment that is written back as it was."""
+    tried = refused = 0
+    for path in leaves(as_json(EXPERIMENT))[1:]:
+        for wrong in WRONG:
+            content = part = as_json(EXPERIMENT)
+            for key in path[:-1]:
+                part = part[key]
+            part[path[-1]] = wrong
+            experiment, error = attempt(lambda content=content: experiment_files.from_dict(content, "here"))
+            tried += 1
+            refused += error is not None
+            if error is None:
+                assert as_json(experiment) == as_json(experiment_files.from_dict(as_json(experiment), "here"))
+                found = as_json(experiment)
+                for key in path:
+                    found = found[key]
+                assert found == (list(wrong) if isinstance(wrong, tuple) else wrong) or wrong == {}
+    assert tried > 500
+    assert refused > 0.8 * tried
 
 
 def test_overrides():
@@ -118,6 +149,38 @@ def test_bad_experiment_files(tmp_path: Path, text: str | None, words: str):
         path.write_text(text)
     with pytest.raises(UserError, match=rf"mine\.py: .*{words}|mine\.py: {words}"):
         experiment_files.load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ("name=5", "field 'name' is 5, expected str"),
+        ("seed=1.5", r"field 'seed' is 1\.5, expected int"),
+        ("seed=True", "field 'seed' is True, expected int"),
+        ("optimizer=Optimizer(kind='adamw')", r"optimizer\.|'optimizer\.kind' is 'adamw', expected one of"),
+        ("optimizer=Optimizer(learning_rate='1e-3')", "the experiment file fails: TypeError"),
+        ("optimizer=Optimizer(learning_rate=float('inf'))", r"'optimizer\.learning_rate' is inf, expected float"),
+        ("augmentation=Augmentation(enabled='no')", r"'augmentation\.enabled' is 'no', expected bool"),
+        ("input=Input(batch_size=8.5)", r"'input\.batch_size' is 8\.5, expected int"),
+        ("cache=Cache(views=1, dtype='float64')", r"'cache\.dtype' is 'float64', expected one of"),
+        ("checkpoints=Checkpoints(monitor='f2')", r"'checkpoints\.monitor' is 'f2', expected one of"),
+        ("model=Model(compute_dtype='float8')", r"'model\.compute_dtype' is 'float8', expected one of"),
+        ("stages=(Stage(epochs=2.0),)", r"'stages\.0\.epochs' is 2\.0, expected int"),
+        ("stages=Stage()", "the experiment file fails: TypeError"),
+        ("model={'size': 64}", r"unknown field 'model\.size'"),
+        ("weights=None", "field 'weights' is None, expected str"),
+        ("debug_batches='4'", "the experiment file fails: TypeError"),
+        ("loss=Loss(positive_weight=lambda: 1)", "the experiment file fails: TypeError"),
+    ],
+)
+def test_experiment_files_with_fields_of_another_type(tmp_path: Path, fields: str, words: str):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from socialtag_jax.config import *\nexperiment = Experiment(**{{'name': 'a'}} | dict({fields}))\n"
+    )
+    with pytest.raises(UserError, match=words) as caught:
+        experiment_files.load_experiment(path)
+    assert "mine.py" in str(caught.value.where)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -42,8 +42,8 @@ class GuardedTrainer(Trainer):
 
     compiled_in_epochs = 0
 
-    def _train_epoch(self, steps: Any, data: Any, state: Any, position: Any, run_log: Any) -> Any:
-        return self._guarded(super()._train_epoch, steps, data, state, position, run_log)
+    def _train_epoch(self, steps: Any, data: Any, state: Any, position: Any, run: Any) -> Any:
+        return self._guarded(super()._train_epoch, steps, data, state, position, run)
 
     def _validate(self, evaluate: Any, data: Any, params: Any) -> Any:
         return self._guarded(super()._validate, evaluate, data, params)

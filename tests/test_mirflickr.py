@@ -1,5 +1,6 @@
 """Both layouts of MIRFLICKR, on small folders with everything that can be wrong."""
 
+import os
 import shutil
 from collections.abc import Callable
 from itertools import islice
@@ -223,3 +224,14 @@ def test_an_unreadable_tag_file(million: Path):
     path.symlink_to("nowhere.txt")
     with pytest.raises(UserError, match=r"9\.txt: cannot be read: No such file"):
         list(mirflickr.read(million, warn=pytest.fail))
+
+
+def test_pipes_are_never_opened(million: Path):
+    """Neither as a tag file, nor through a link, nor as an image."""
+    path = million / "tags/0/9.txt"
+    path.unlink()
+    os.mkfifo(path)
+    (million / "tags/0/8888.txt").symlink_to("9.txt")
+    warnings: list[str] = []
+    list(mirflickr.read(million, warn=warnings.append))
+    assert any("2 files and folders are neither a numbered photo nor its tags" in line for line in warnings)

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from socialtag_jax import Tagger
@@ -57,7 +58,9 @@ def test_the_weights_are_in_one_file_of_the_bundle(copy: Path):
     bundle = copy
     assert (bundle / "model.stablehlo").stat().st_size < 100_000
     weights = bundle / "params.safetensors"
-    save_file({**load_file(weights), "tags_logits/bias": -LOGITS}, weights)
+    with safe_open(weights, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file({**load_file(weights), "tags_logits/bias": -LOGITS}, weights, metadata)
     description = json.loads((bundle / "tagger.json").read_text())
     description["files"]["params.safetensors"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     (bundle / "tagger.json").write_text(json.dumps(description))

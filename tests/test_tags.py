@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from socialtag_jax.errors import UserError
 from socialtag_jax.labels import build_vocabulary
 from socialtag_jax.tags import TagVocabulary, display_form, normalise_tag
+from tests.attempts import attempt
 
 # Text with many of the characters that normalisation is about.
 TRICKY = "#＃﹟ \t\n\r\x00\x1c\x85\u2028\u2029\u3000\ufeff\u200b\u200c\u200d\ufe0f\u0301\u0345İßΐΣς①ﬁ❤👩🏽🏴\ud800aB"
@@ -152,3 +153,25 @@ def test_damaged_files(tmp_path: Path, labels: bytes, displays: bytes, message: 
 def test_missing_labels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tags\.labels\.txt: cannot be read: No such file"):
         TagVocabulary.load(tmp_path / "tags.labels.txt")
+
+
+label_files = st.one_of(
+    st.binary(max_size=60),
+    st.lists(texts, max_size=5).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")),
+)
+
+
+@hypothesis.given(labels=label_files, displays=st.none() | label_files)
+def test_any_label_files(tmp_path_factory: pytest.TempPathFactory, labels: bytes, displays: bytes | None) -> None:
+    """A vocabulary that is written back as it was read, or an error that names the file."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    (folder / "tags.labels.txt").write_bytes(labels)
+    if displays is not None:
+        (folder / "tags.display.txt").write_bytes(displays)
+    vocabulary, error = attempt(lambda: TagVocabulary.load(folder / "tags.labels.txt"))
+    if error is not None:
+        assert str(folder) in str(error.where)
+        return
+    assert all(normalise_tag(display) == tag for tag, display in zip(vocabulary.tags, vocabulary.displays, strict=True))
+    vocabulary.save(folder / "again.labels.txt")
+    assert TagVocabulary.load(folder / "again.labels.txt") == vocabulary

@@ -21,7 +21,7 @@ from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import evaluate
 from socialtag_jax.export import export_bundle
 from socialtag_jax.parallel import Devices
-from socialtag_jax.position import Position
+from socialtag_jax.position import EpochSums, Position
 from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.train import Trainer, TrainResult
@@ -212,7 +212,8 @@ def test_position():
     stage, position = Stage(epochs=9), Position()
     history = []
     for step, score in enumerate([-3.0, -2.0, -2.5, -2.0], start=1):
-        position = position.after_epoch(step, score)
+        assert position.epoch_start == step - 1
+        position = position.within_epoch(EpochSums(1, 2.0, 8.0)).after_epoch(score)
         history.append((position.best_score, position.stale_epochs, position.ended(stage, patience=2)))
     assert history == [(-3.0, 0, False), (-2.0, 0, False), (-2.0, 1, False), (-2.0, 2, True)]
     assert not position.ended(stage, patience=0)

@@ -21,7 +21,7 @@ QUESTIONS = {
     "train_step": 420,
     "transfer_job": 600,
     "sweep": 200,
-    "data_wait": 120,
+    "data_wait": 240,
     "inference": 200,
     "feeding": 90,
     "device_overhead": 90,

@@ -24,7 +24,7 @@ from socialtag_jax.machine import usable_cores
 from socialtag_jax.progress import Progress
 from socialtag_jax.shards.images import ImageError, canonical_image, encode_jpeg
 from socialtag_jax.shards.near_duplicates import perceptual_hash
-from socialtag_jax.shards.tfrecord import RecordSource, write_records
+from socialtag_jax.shards.tfrecord import CorruptShardError, RecordSource, write_records
 from socialtag_jax.sources.photo import Photo
 
 FORMAT = 2
@@ -73,13 +73,28 @@ def write_chunk(paths: Sequence[Path], output: Path, image_size: int) -> None:
 
 
 def read_chunk(path: Path) -> tuple[ChunkResult, RecordSource]:
-    """The result of a written chunk, and its records: image k of `kept` is record k + 1. No file stays open."""
-    source = RecordSource([path], keep_indexes=False)
-    header = json.loads(source[0])
-    source.close()
-    hashes = [bytes.fromhex(one) for one in header["hashes"]]
-    rejected = [(position, reason) for position, reason in header["rejected"]]
-    return ChunkResult(header["kept"], hashes, rejected), source
+    """The result of a written chunk, and its records: image k of `kept` is record k + 1. No file stays open.
+
+    Raises:
+      CorruptShardError: the file is damaged.
+    """
+    try:
+        source = RecordSource([path], keep_indexes=False)
+        header = json.loads(source[0])
+        source.close()
+        hashes = [bytes.fromhex(one) for one in header["hashes"]]
+        rejected = [(position, reason) for position, reason in header["rejected"]]
+        result = ChunkResult(header["kept"], hashes, rejected)
+        if not len(result.kept) == len(hashes) == len(source) - 1:
+            raise ValueError(f"{len(source) - 1} images, expected {len(result.kept)}")
+    except (CorruptShardError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = error.what if isinstance(error, CorruptShardError) else str(error)
+        raise CorruptShardError(
+            f"decoded photos that an interrupted run left are damaged: {what}",
+            where=path,
+            hint="delete the file, and run the same command again: it decodes these photos anew",
+        ) from error
+    return result, source
 
 
 class ChunkPool:

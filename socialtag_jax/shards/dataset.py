@@ -7,18 +7,18 @@ TFDS wrote (as TFRecord, with the features image, image_id and tags) trains here
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from socialtag_jax import files
+from socialtag_jax import files, json_files
 from socialtag_jax.errors import UserError
+from socialtag_jax.json_files import Fields
 from socialtag_jax.pruning import Step
 from socialtag_jax.shards.example import Record, parse_example
 from socialtag_jax.shards.tfrecord import RecordSource
 from socialtag_jax.tag_statistics import TagStatistics, tag_statistics
-from socialtag_jax.tags import TagVocabulary
+from socialtag_jax.tags import TagVocabulary, display_path
 
 INFO, FEATURES, LABELS = "dataset_info.json", "features.json", "tags.labels.txt"
 STATISTICS, REJECTS, MANIFEST = "statistics.json", "rejects.csv", "manifest.json"
@@ -90,10 +90,14 @@ class Dataset:
 
     @functools.cached_property
     def statistics(self) -> Mapping[str, TagStatistics]:
-        """Tag statistics by split: as `prepare` counted them, or counted now where TFDS made the folder."""
-        path = self.folder / STATISTICS
-        if path.exists():
-            return {name: TagStatistics.from_json(value) for name, value in _read_json(path)["splits"].items()}
+        """Tag statistics by split: as `prepare` counted them, or counted now where TFDS made the folder.
+
+        Raises:
+          UserError: they cannot be those of this data set.
+        """
+        content = self._statistics_file
+        if content is not None:
+            return _checked_statistics(content, self)
         return {
             split: tag_statistics((record.tags for record in self.records(split)), len(self.vocabulary))
             for split in self.splits
@@ -102,9 +106,11 @@ class Dataset:
     @property
     def reports(self) -> Mapping[str, Sequence[Step]]:
         """What `prepare` did to the tags: "pruning" and "balancing"; empty where TFDS made the folder."""
-        path = self.folder / STATISTICS
-        content = _read_json(path) if path.exists() else {}
-        return {name: [Step(**step) for step in content.get(name, ())] for name in ("pruning", "balancing")}
+        content = self._statistics_file
+        names = ("pruning", "balancing")
+        if content is None:
+            return {name: [] for name in names}
+        return {name: [_step(one) for one in content.objects(name)] if name in content else [] for name in names}
 
     @property
     def max_tags(self) -> int:
@@ -114,8 +120,13 @@ class Dataset:
     @property
     def image_size(self) -> int | None:
         """The canonical images' shorter side in pixels, where `prepare` made them; None for a TFDS folder."""
+        content = self._statistics_file
+        return None if content is None else content.count("image_size", least=1)
+
+    @functools.cached_property
+    def _statistics_file(self) -> Fields | None:
         path = self.folder / STATISTICS
-        return _read_json(path)["image_size"] if path.exists() else None
+        return _read(path) if path.exists() else None
 
 
 class ParsedRecords:
@@ -146,27 +157,31 @@ class ParsedRecords:
 def open_dataset(path: Path) -> Dataset:
     """Opens a data set's folder, or the one data set that lies below `path`.
 
-    Every metadata file's hash and every shard's size is compared with the manifest.
+    Every metadata file's hash and every shard's size is compared with the manifest, which must list them all.
 
     Raises:
-      UserError: no data set, several, an incomplete one, or files that differ from the manifest.
+      UserError: no data set, several, an incomplete one, files that differ from the manifest or are not in it, or
+        metadata that contradicts itself.
     """
     folder = _find(path)
-    info = _read_json(folder / INFO)
+    info = _read(folder / INFO)
     if not (folder / LABELS).exists():
         raise UserError("the tag labels are missing: no tag vocabulary", where=folder / LABELS, hint=_PREPARE)
-    fingerprint = _check_manifest(folder)
-    vocabulary = TagVocabulary.load(folder / LABELS)
-    if info.get("fileFormat") != "tfrecord":
+    if info.content.get("fileFormat") != "tfrecord":
         raise UserError(
-            f"the shards are {info.get('fileFormat')!r}, expected 'tfrecord'",
+            f"the shards are {info.content.get('fileFormat')!r}, expected 'tfrecord'",
             where=folder / INFO,
             hint="prepare the data set with file_format=tfrecord",
         )
-    splits = {entry["name"]: _split(folder, info, entry) for entry in info.get("splits", [])}
+    entries = info.objects("splits") if "splits" in info else []
+    splits = {entry.text("name"): _split(folder, info, entry) for entry in entries}
+    if len(splits) < len(entries):
+        raise info.refuse("lists a split twice")
+    fingerprint = _check_manifest(folder, {shard.name for split in splits.values() for shard in split.shards})
+    vocabulary = TagVocabulary.load(folder / LABELS)
     return Dataset(
         folder=folder,
-        name=f"{info['name']}/{info['version']}",
+        name=f"{info.text('name')}/{info.text('version')}",
         vocabulary=vocabulary,
         splits={name: split for name, split in splits.items() if len(split)},
         fingerprint=fingerprint,
@@ -189,7 +204,8 @@ def _find(path: Path) -> Path:
     raise UserError(f"not a data set: no {INFO}", where=path, hint="make one with `socialtag prepare`")
 
 
-def _check_manifest(folder: Path) -> str:
+def _check_manifest(folder: Path, shards: Set[str]) -> str:
+    """The fingerprint of the folder's content, after what can be checked of it without reading the shards."""
     path = folder / MANIFEST
     if not path.exists():
         # Rejects alone are left by the TFDS builders as well.
@@ -202,56 +218,121 @@ def _check_manifest(folder: Path) -> str:
         metadata = b"".join((folder / name).read_bytes() for name in (INFO, LABELS))
         sizes = sorted((one.name, one.stat().st_size) for one in folder.iterdir() if ".tfrecord-" in one.name)
         return hashlib.sha256(metadata + repr(sizes).encode()).hexdigest()
-    entries = _read_json(path)["files"]
-    for name, entry in entries.items():
-        file = folder / name
-        if not file.exists():
+    listed = _read(path).fields("files")
+    for name in listed:
+        entry, file = listed.fields(name), folder / name
+        if Path(name).name != name:
+            raise listed.refuse(f"lists {name!r}, which is no file's name")
+        if not file.is_file():
             raise UserError(f"the file is missing, but {MANIFEST} lists it", where=file, hint=_PREPARE)
-        if file.stat().st_size != entry["size"]:
+        if file.stat().st_size != entry.count("size"):
             raise UserError(
-                f"{file.stat().st_size} bytes, but {MANIFEST} says {entry['size']}",
+                f"{file.stat().st_size} bytes, but {MANIFEST} says {entry.count('size')}",
                 where=file,
                 hint=f"restore the file from a copy, or {_PREPARE}",
             )
-        # Shards are large, and their records carry checksums that every read checks.
-        if ".tfrecord-" not in name and files.sha256(file) != entry["sha256"]:
+        # Shards are large, and their records carry checksums that every read checks; `verification` reads them whole.
+        expected = entry.text("sha256")
+        if not _is_shard(name) and files.sha256(file) != expected:
             raise UserError(
                 f"the content is not what {MANIFEST} says (SHA-256 differs)",
                 where=file,
                 hint=f"restore the file from a copy, or {_PREPARE}",
             )
-    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+    needed = {INFO, FEATURES, LABELS, display_path(Path(LABELS)).name, STATISTICS, *shards}
+    unlisted = needed - set(listed)
+    if unlisted:
+        raise listed.refuse(f"does not list {min(unlisted)}")
+    strangers = {one for one in (*listed, *(file.name for file in folder.iterdir())) if _is_shard(one)} - shards
+    if strangers:
+        raise UserError(
+            f"no split in {INFO} has this shard", where=folder / min(strangers), hint=f"delete it, or {_PREPARE}"
+        )
+    return hashlib.sha256(json.dumps(listed.content, sort_keys=True).encode()).hexdigest()
 
 
-def read_source(manifest: Path) -> Mapping[str, Any] | None:
+def _is_shard(name: str) -> bool:
+    return ".tfrecord-" in name and not name.startswith(".") and not name.endswith(".index")
+
+
+def read_source(manifest: Path) -> Fields | None:
     """What the manifest says of the photos that the data set was made from; None where there is no manifest."""
-    return _read_json(manifest)["source"] if manifest.exists() else None
+    return _read(manifest).fields("source") if manifest.exists() else None
 
 
-def _split(folder: Path, info: Mapping[str, Any], entry: Mapping[str, Any]) -> Split:
-    lengths = tuple(int(length) for length in entry.get("shardLengths", []))
-    template = entry.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+def shard_hashes(folder: Path) -> Mapping[str, str]:
+    """The SHA-256 that the manifest has of each shard, by its name; empty where TFDS made the folder."""
+    if not (folder / MANIFEST).exists():
+        return {}
+    listed = _read(folder / MANIFEST).fields("files")
+    return {name: listed.fields(name).text("sha256") for name in listed if _is_shard(name)}
+
+
+def _split(folder: Path, info: Fields, entry: Fields) -> Split:
+    lengths = _shard_lengths(entry)
+    template = entry.content.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    if not isinstance(template, str):
+        template = entry.text("filepathTemplate")
     shards = []
     for number in range(len(lengths)):
         name = template
         fields = {
-            "DATASET": info["name"],
-            "SPLIT": entry["name"],
-            "FILEFORMAT": info["fileFormat"],
+            "DATASET": info.text("name"),
+            "SPLIT": entry.text("name"),
+            "FILEFORMAT": info.text("fileFormat"),
             "SHARD_X_OF_Y": f"{number:05d}-of-{len(lengths):05d}",
         }
         for key, value in fields.items():
             name = name.replace("{" + key + "}", value)
+        if Path(name).name != name or "\0" in name:
+            raise info.refuse(f"a shard is called {name!r}, which is no file's name")
         shards.append(folder / name)
+    if len(set(shards)) < len(shards):
+        raise info.refuse(f"two shards of a split are called alike: {template!r}")
     return Split(tuple(shards), lengths)
 
 
-def _read_json(path: Path) -> Any:
+def _shard_lengths(entry: Fields) -> tuple[int, ...]:
+    """TFDS writes 64-bit numbers as texts, as protobuf's JSON does."""
+    found = entry.content.get("shardLengths", [])
+    if isinstance(found, list) and all(isinstance(one, str) and one.isdecimal() for one in found):
+        return tuple(int(one) for one in found)
+    return tuple(entry.counts("shardLengths"))
+
+
+def _checked_statistics(content: Fields, dataset: Dataset) -> Mapping[str, TagStatistics]:
+    if content.text("vocabulary_sha256") != dataset.vocabulary.sha256:
+        raise content.refuse(f"was counted for other tags than {LABELS} has")
+    by_split = content.fields("splits")
+    if set(by_split) != set(dataset.splits):
+        raise content.refuse(f"has the splits {', '.join(by_split)}; {INFO} has {', '.join(dataset.splits)}")
+    statistics = {}
+    for split in by_split:
+        part = by_split.fields(split)
+        counts, histogram = part.counts("counts"), part.counts("histogram")
+        pairs = sum(tags * images for tags, images in enumerate(histogram))
+        if len(counts) != len(dataset.vocabulary) or sum(counts) != pairs:
+            raise content.refuse(f"the counts of {split} contradict themselves: {len(counts)} tags, {sum(counts)} uses")
+        if sum(histogram) != len(dataset.splits[split]):
+            raise content.refuse(f"counts {sum(histogram)} images of {split}; {INFO} has {len(dataset.splits[split])}")
+        statistics[split] = TagStatistics.from_json(part.content)
+    return statistics
+
+
+def _step(fields: Fields) -> Step:
+    numbers = ("images", "images_without_tags", "unique_tags", "tags_used_once", "max_tags", "most_images")
+    return Step(
+        rule=fields.text("rule"),
+        mean_tags=fields.number("mean_tags"),
+        median_tags=fields.number("median_tags"),
+        **{name: fields.count(name) for name in numbers},
+    )
+
+
+def _read(path: Path) -> Fields:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_files.read(path, hint=_PREPARE)
     except FileNotFoundError:
         raise UserError("the file is missing", where=path, hint=_PREPARE) from None
-    except ValueError as error:
-        raise UserError(f"not valid JSON: {error}", where=path, hint=_PREPARE) from error
-    except OSError as error:
+    except NotADirectoryError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=path) from error

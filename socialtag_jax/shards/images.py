@@ -11,11 +11,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from socialtag_jax import files
 from socialtag_jax.errors import UserError
 
 IMAGE_SIZE = 288
 """Default length of a canonical image's shorter side, in pixels: 224 with room for augmentation."""
 
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Kinds of file that are read. Pillow knows more: for some of them it starts other programs (Ghostscript, for EPS)."""
+
+LARGEST_PIXELS = 178_956_970
+"""Of a photo, width times height: 512 MiB as RGB. What says that it has more is never decoded."""
+
+_LARGEST_FILE = 2**30
+_LONGEST_JPEG_SIDE = 65_500
 _JPEG_QUALITY = 95
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -50,23 +59,18 @@ def canonical_image(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SI
     Raises:
       ImageError: with the reason; `where` is left to the caller, who knows what the photo is called.
     """
+    data = _content(photo) if isinstance(photo, Path) else photo
     try:
         with warnings.catch_warnings():
             # Pillow warns of half its limit, of odd EXIF blocks and of palettes with transparency: none changes pixels.
             warnings.simplefilter("ignore")
-            return _canonical_image(photo, image_size)
+            return _canonical_image(data, image_size)
     except ImageError:
         raise
-    except FileNotFoundError:
-        raise ImageError("no such file") from None
-    except IsADirectoryError:
-        raise ImageError("is a folder, not an image file") from None
-    except PermissionError:
-        raise ImageError("no permission to read the file") from None
     except UnidentifiedImageError:
-        raise ImageError("not an image, or of a kind that Pillow cannot read") from None
+        raise ImageError(f"not an image, or of another kind than {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
-        # Pillow's own limit is 512 MiB of RGB pixels; its message has the size and the limit.
+        # Pillow's own limit, which it holds against ours; its message has the size and the limit.
         raise ImageError(f"refused as a decompression bomb: {str(error).split(',')[0]}") from None
     except Exception as error:
         # On damaged files Pillow's decoders raise nearly anything, and no photo may end a run over a million of them.
@@ -74,17 +78,41 @@ def canonical_image(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SI
         raise ImageError(f"damaged image: {reason}".rstrip(". ")) from error
 
 
-def _canonical_image(photo: Path | bytes | np.ndarray, image_size: int) -> Image.Image:
+def _content(photo: Path) -> bytes:
+    try:
+        return files.read_bytes(photo, most=_LARGEST_FILE)
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
+    except IsADirectoryError:
+        raise ImageError("is a folder, not an image file") from None
+    except PermissionError:
+        raise ImageError("no permission to read the file") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
+
+
+def _canonical_image(photo: bytes | np.ndarray, image_size: int) -> Image.Image:
     if isinstance(photo, np.ndarray):
         image = Image.fromarray(_checked_pixels(photo))
     else:
-        data = photo.read_bytes() if isinstance(photo, Path) else photo
-        if not data:
+        if not photo:
             raise ImageError("the file is empty (0 bytes)")
-        image = _decode(data, image_size)
+        image = _decode(photo, image_size)
     if min(image.size) > image_size:
-        return image.resize(_shrunk_size(image.size, image_size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        image = image.resize(_shrunk_size(image.size, image_size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if max(image.size) > _LONGEST_JPEG_SIDE:
+        raise ImageError(f"{image.width} x {image.height} pixels: no JPEG has sides over {_LONGEST_JPEG_SIDE:,}")
     return image
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuses an image that says it is too large, before it is decoded.
+
+    Raises:
+      ImageError: so it is.
+    """
+    if width * height > LARGEST_PIXELS:
+        raise ImageError(f"refused as a decompression bomb: {width} x {height} is more than {LARGEST_PIXELS:,} pixels")
 
 
 def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
@@ -96,7 +124,8 @@ def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
 
 
 def _decode(data: bytes, image_size: int) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_pixels(*image.size)
         profile = image.info.get("icc_profile")
         # JPEG only: lets the decoder shrink by 2, 4 or 8 on the way, to no less than twice the wanted size.
         shrunk = _shrunk_size(image.size, 2 * image_size)

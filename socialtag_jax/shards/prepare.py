@@ -205,7 +205,7 @@ def _states(listed: PhotoTable, kept: np.ndarray, options: PrepareOptions) -> tu
             try:
                 status = photo.path.stat()
                 found = (status.st_size, status.st_mtime_ns)
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a path that no file can have
                 found = None
             state.update(repr((photo.image_id, found)).encode("utf-8", "surrogateescape"))
     unrelated = {"name", "version", "workers"}
@@ -216,8 +216,9 @@ def _states(listed: PhotoTable, kept: np.ndarray, options: PrepareOptions) -> tu
 
 def _existing(folder: Path, fingerprint: str, options: PrepareOptions) -> PrepareResult:
     source = read_source(folder / MANIFEST)
-    if source is not None and source["fingerprint"] == fingerprint:
-        return PrepareResult(folder, **{name: source[name] for name in ("photos", "written", "rejected", "left_out")})
+    if source is not None and source.text("fingerprint") == fingerprint:
+        counts = {name: source.count(name) for name in ("photos", "written", "rejected", "left_out")}
+        return PrepareResult(folder, **counts)
     raise UserError(
         "the folder exists and was made from other photos, tags or options",
         where=folder,
@@ -228,7 +229,7 @@ def _existing(folder: Path, fingerprint: str, options: PrepareOptions) -> Prepar
 def _open_partial(partial: Path, plan: str, log: Callable[[str], None]) -> None:
     """Empties the work folder, unless an interrupted run of the same files and image size left its chunks there."""
     path = partial / _PLAN
-    if path.exists() and path.read_text(encoding="utf-8") == plan:
+    if path.exists() and path.read_bytes() == plan.encode():
         log("continuing an interrupted run")
         return
     for left in [*partial.glob("chunk-*"), path]:

@@ -105,13 +105,18 @@ def read_index(shard: Path) -> np.ndarray | None:
         offsets = np.empty(count if whole else 0, "<u8")
         # In pieces: what is checked must be bytes, and those of a shard of millions of records are not held twice.
         crc, content = google_crc32c.value(header), offsets.view(np.uint8)
+        in_order = count > 0 or size == 0
         for start in range(0, len(content), _INDEX_PIECE):
             piece = file.read(min(_INDEX_PIECE, len(content) - start))
             content[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
             crc = google_crc32c.extend(crc, piece)
+            in_order &= _is_in_order(offsets, start // 8, (start + len(piece)) // 8, size)
         if not whole or file.read() != _CRC.pack(crc):
             damaged = "the offset index is damaged (its checksum does not match)"
             raise CorruptShardError(damaged, where=path, hint=rebuild)
+        if not in_order:
+            # Offsets that leave out records, or lead out of the shard, were not made from it.
+            raise CorruptShardError("the offsets are not those of a shard's records", where=path, hint=rebuild)
     if size != shard.stat().st_size:
         raise CorruptShardError(
             f"stale offset index: made for a shard of {size} bytes, but {shard.name} has {shard.stat().st_size}",
@@ -119,6 +124,15 @@ def read_index(shard: Path) -> np.ndarray | None:
             hint=f"{rebuild}, if the shard is whole; otherwise {_RESTORE}",
         )
     return offsets
+
+
+def _is_in_order(offsets: np.ndarray, start: int, stop: int, size: int) -> bool:
+    """Whether offsets `start` to `stop` ascend from 0, with room for a record after each, in a shard of that size."""
+    part = offsets[max(start - 1, 0) : stop]
+    if not len(part) or size < _OVERHEAD or (start == 0 and part[0] != 0) or part[-1] > size - _OVERHEAD:
+        return False
+    # Compared, not subtracted: offsets have no sign.
+    return bool((part[1:] >= _OVERHEAD).all() and (part[1:] - _OVERHEAD >= part[:-1]).all())
 
 
 def scan_offsets(shard: Path) -> np.ndarray:
@@ -242,7 +256,11 @@ class RecordSource:
 
     def __getitem__(self, index: SupportsIndex) -> bytes:
         shard, start, end = self._frame(index)
-        frame = os.pread(self._descriptor(shard), end - start, start)
+        try:
+            frame = os.pread(self._descriptor(shard), end - start, start)
+        except OSError as error:
+            what = f"the record cannot be read: {error.strerror}"
+            raise CorruptShardError(what, where=self.where(index), hint=_RESTORE) from error
         if len(frame) < _OVERHEAD:
             raise CorruptShardError("the shard ends inside a record", where=self.where(index), hint=_RESTORE)
         length, length_crc = _HEADER.unpack_from(frame)

@@ -30,6 +30,7 @@ class SourceOptions:
         (postcards).
       tag_separator: between the tags of a cell (tags-csv).
       overlay: a folder of images that replace others by the same relative path (harrison).
+      allow_outside: takes photos that lie outside the CSV file's folder (tags-csv).
       need_images: False where only the labels are wanted.
       seed: of the drawings (postcards).
       workers: processes that draw; None for one a core (postcards).
@@ -39,6 +40,7 @@ class SourceOptions:
     path: Path
     tag_separator: str = " "
     overlay: Path | None = None
+    allow_outside: bool = False
     need_images: bool = True
     seed: int = 0
     workers: int | None = None
@@ -53,6 +55,8 @@ def read(options: SourceOptions, log: Callable[[str], None]) -> Iterator[Photo]:
     """
     if options.overlay is not None and options.source != "harrison":
         raise UsageError(f"the source {options.source} has no overlay", where="--overlay")
+    if options.allow_outside and options.source != "tags-csv":
+        raise UsageError(f"the source {options.source} lists no paths in a CSV file", where="--allow-outside")
     last = time.monotonic()
     count = 0
     for photo in _photos(options, log):
@@ -84,7 +88,7 @@ def _photos(options: SourceOptions, log: Callable[[str], None]) -> Iterable[Phot
 
         log(f"drawing postcards in {path}")
         path = postcards.render(path, seed=options.seed, workers=options.workers)
-    return tags_csv.read(path, tag_separator=options.tag_separator, warn=warn)
+    return tags_csv.read(path, tag_separator=options.tag_separator, allow_outside=options.allow_outside, warn=warn)
 
 
 def dataset_name(source: str, path: Path) -> str:

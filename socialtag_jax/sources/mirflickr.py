@@ -7,6 +7,7 @@ A million photos lie in folders of 10,000: `images/3/31234.jpg`, with its tags, 
 
 import os
 import re
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,7 @@ from pathlib import Path
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.sources.photo import Photo
-
-LONGEST_TAG = 1000
-"""Characters; a longer line is no tag."""
+from socialtag_jax.tags import LONGEST_TAG
 
 _EXAMPLES = 3
 _LINE_ENDS = re.compile(r"\r\n?|\n")
@@ -239,12 +238,22 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         raise UserError(f"cannot be read: {error.strerror}", where=folder) from error
 
 
+def _is_no_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a pipe or the like, which must not be opened; not of a link that leads nowhere."""
+    if entry.is_file():
+        return False
+    try:
+        return not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return False  # whoever opens it finds out why
+
+
 def _numbered(root: Path, folder: str, pattern: re.Pattern[str], report: _Report) -> dict[int, str]:
     """The names of a folder's numbered files, by number."""
     names: dict[int, str] = {}
     for entry in _entries(root / folder):
         match = pattern.fullmatch(entry.name)
-        if match is None or entry.is_dir():
+        if match is None or _is_no_file(entry):
             # The root of the 25k set holds other folders by right.
             if folder or not entry.is_dir():
                 report.add(_STRAY, f"{folder}{entry.name}")

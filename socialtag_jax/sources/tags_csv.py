@@ -4,22 +4,24 @@ The first row is a header when it has the name of a path column and the name of 
 of any column and no cell that looks like a file (`/`, `\` or a suffix such as `.jpg`). So a photo that really is called
 `image` is written `./image`. Without a header, two or three columns are path, tags and split, in that order.
 
-Paths are relative to the CSV file's folder. Whether the photos exist is found out when they are decoded. Without a
-split column the thesis's layout is recognised: every path starts with a folder `train`, `validation` or `test`.
+Paths are relative to the CSV file's folder, and may not lead out of it: neither by `..` or from the root, nor through
+symbolic links. Whether the photos exist is found out when they are decoded. Without a split column the thesis's layout
+is recognised: every path starts with a folder `train`, `validation` or `test`.
 """
 
 import contextlib
 import csv
 import dataclasses
-import os
-import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.errors import UsageError, UserError, excerpt
 from socialtag_jax.sources.photo import Photo
+from socialtag_jax.sources.photo_folder import PhotoFolder
+from socialtag_jax.tags import LONGEST_TAG
 
 FILE_NAME = "tags.csv"
 PATH_NAMES = ("path", "image", "image_path", "file", "filename", "filepath", "photo")
@@ -39,25 +41,30 @@ _SPLITS = {
 _QUOTE_HINT = """separate tags by spaces, or quote them, as in photo.jpg,"sea,sky", and give --tag-separator ','"""
 _EMPTY_HINT = "a photo without tags has an empty cell, as in photo.jpg,"
 _LONGEST_CELL = 2**24  # characters
+_SHOWN, _SHOWN_NAME = 20, 40
 
 
-def read(source: Path, *, tag_separator: str = " ", warn: Callable[[str], None]) -> list[Photo]:
+def read(
+    source: Path, *, tag_separator: str = " ", allow_outside: bool = False, warn: Callable[[str], None]
+) -> list[Photo]:
     """Reads the photos of a CSV file, in the order of its rows.
 
     Args:
       source: the CSV file, or a folder that has `tags.csv`.
       tag_separator: stands between the tags of a cell; a space means any run of white space.
-      warn: takes one line of text about what may surprise: ignored columns, merged rows, tags that look unseparated.
+      allow_outside: takes photos outside the CSV file's folder, whose ids then begin with `../`.
+      warn: takes one line of text about what may surprise: ignored columns, merged rows, tags that look unseparated,
+        overlong tags that are dropped.
 
     Raises:
-      UserError: no such file, a broken one, or a row that cannot be understood; names the file and, counted in lines,
-        where the row starts.
+      UserError: no such file, a broken one, a row that cannot be understood, or a path that leads out of the folder;
+        names the file and, counted in lines, where the row starts.
       UsageError: an empty separator.
     """
     if not tag_separator:
         raise UsageError("the separator is empty, expected at least one character", where="--tag-separator")
     path = _csv_file(source)
-    photos = _Photos(path, tag_separator)
+    photos = _Photos(path, tag_separator, allow_outside=allow_outside)
     with contextlib.closing(_rows(path)) as rows:
         first = next(rows, None)
         if first is None:
@@ -148,10 +155,6 @@ def _where(path: Path, row: int) -> str:
     return f"{path}, row {row}"
 
 
-def _excerpt(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:79]}…")
-
-
 def _count(cells: Sequence[str]) -> str:
     return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
 
@@ -177,7 +180,7 @@ def _columns(path: Path, line: int, cells: Sequence[str], warn: Callable[[str], 
     if _is_header(names):
         return _header_columns(where, names, warn), True
     if len(cells) not in (2, 3):
-        what = f"{_count(cells)} and no header, expected path,tags or path,tags,split: {_excerpt(','.join(cells))}"
+        what = f"{_count(cells)} and no header, expected path,tags or path,tags,split: {excerpt(','.join(cells))}"
         raise UserError(what, where=where, hint=_QUOTE_HINT if len(cells) > 3 else _EMPTY_HINT)
     return _Columns(path=0, tags=1, split=2 if len(cells) == 3 else None, width=len(cells)), False
 
@@ -198,17 +201,17 @@ def _check_delimiter(where: str, cells: Sequence[str]) -> None:
         head, found, _ = cells[0].partition(delimiter)
         if found and (len(cells) == 1 or head.strip().casefold() in PATH_NAMES or re.search(r"\.\w{2,5}$", head)):
             raise UserError(
-                f"the cells are separated by {name}, expected commas: {_excerpt(cells[0])}",
+                f"the cells are separated by {name}, expected commas: {excerpt(cells[0])}",
                 where=where,
                 hint="save the file as comma-separated CSV",
             )
 
 
 def _header_columns(where: str, names: Sequence[str], warn: Callable[[str], None]) -> _Columns:
-    found = ", ".join(name or "(unnamed)" for name in names)
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice:
-        raise UserError(f"the column {twice[0]!r} stands twice: {found}", where=where, hint="rename or delete one")
+    found = _listed(names)
+    twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
+    if twice is not None:
+        raise UserError(f"the column {excerpt(twice)} stands twice: {found}", where=where, hint="rename or delete one")
 
     path, tags, split = (_position(where, names, known) for known in (PATH_NAMES, TAGS_NAMES, SPLIT_NAMES))
     if path is None or tags is None:
@@ -218,10 +221,17 @@ def _header_columns(where: str, names: Sequence[str], warn: Callable[[str], None
             where=where,
             hint=f"name it one of {', '.join(known)}; if this row is a photo, write its path as ./{names[0]}",
         )
-    ignored = [name or "(unnamed)" for position, name in enumerate(names) if position not in (path, tags, split)]
+    ignored = [name for position, name in enumerate(names) if position not in (path, tags, split)]
     if ignored:
-        warn(f"{where}: ignored columns: {', '.join(ignored)}")
+        warn(f"{where}: ignored columns: {_listed(ignored)}")
     return _Columns(path, tags, split, len(names))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of columns, cut where they would fill a page."""
+    shown = [f"{name[:_SHOWN_NAME]}…" if len(name) > _SHOWN_NAME else name or "(unnamed)" for name in names[:_SHOWN]]
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(shown) + more
 
 
 def _position(where: str, names: Sequence[str], known: Sequence[str]) -> int | None:
@@ -238,14 +248,17 @@ def _position(where: str, names: Sequence[str], known: Sequence[str]) -> int | N
 class _Photos:
     """Collects photos, one row after the other; rows of one photo are merged."""
 
-    def __init__(self, csv_path: Path, tag_separator: str) -> None:
+    def __init__(self, csv_path: Path, tag_separator: str, *, allow_outside: bool) -> None:
         self.found: list[Photo] = []
-        self._csv_path, self._folder, self._separator = csv_path, _Folder(csv_path.parent), tag_separator
+        self._csv_path, self._separator = csv_path, tag_separator
+        self._folder = PhotoFolder(csv_path.parent, allow_outside=allow_outside)
         self._positions: dict[str, int] = {}
         self._merged = 0
         self._first_merged = ""
         self._unseparated = 0
         self._first_unseparated = ""
+        self._overlong = 0
+        self._first_overlong = ""
 
     def add(self, line: int, cells: Sequence[str], columns: _Columns) -> None:
         """Adds the photo of one row.
@@ -257,9 +270,9 @@ class _Photos:
         if len(cells) != columns.width:
             raise _width_error(where, cells, columns)
         image_id = self._folder.image_id(cells[columns.path], where)
-        tags = self._tags(cells[columns.tags])
+        tags = self._without_overlong(self._tags(cells[columns.tags]), where)
         split = None if columns.split is None else _split(cells[columns.split], where)
-        photo = Photo(self._folder.path / image_id, image_id, tags, split, where)
+        photo = Photo(self._folder.file(image_id), image_id, tags, split, where)
         position = self._positions.setdefault(image_id, len(self.found))
         if position == len(self.found):
             self.found.append(photo)
@@ -273,6 +286,13 @@ class _Photos:
             self._unseparated += 1
             self._first_unseparated = self._first_unseparated or cell
         return tuple(cell.split())
+
+    def _without_overlong(self, tags: tuple[str, ...], where: str) -> tuple[str, ...]:
+        kept = tuple(tag for tag in tags if len(tag) <= LONGEST_TAG)
+        if len(kept) < len(tags):
+            self._overlong += len(tags) - len(kept)
+            self._first_overlong = self._first_overlong or where
+        return kept
 
     def _merge(self, first: Photo, second: Photo) -> Photo:
         if first.split and second.split and first.split != second.split:
@@ -290,17 +310,21 @@ class _Photos:
         if self._merged:
             rows = "1 row that names" if self._merged == 1 else f"{self._merged} rows that name"
             warn(f"merged {rows} a photo again, the first one {self._first_merged}")
+        if self._overlong:
+            warn(
+                f"tags of more than {LONGEST_TAG:,} characters are dropped: {self._overlong:,}, {self._first_overlong}"
+            )
         # A comma inside a tag is rare; in every other row it most likely stands between tags.
         if 2 * self._unseparated >= len(self.found):
             warn(
                 f"{self._csv_path}: white space separates tags, yet {self._unseparated} of {len(self.found)} tag cells "
-                f"hold commas or semicolons, such as {_excerpt(self._first_unseparated)}: should it be "
+                f"hold commas or semicolons, such as {excerpt(self._first_unseparated)}: should it be "
                 "--tag-separator ',' or ';'?"
             )
 
 
 def _width_error(where: str, cells: Sequence[str], columns: _Columns) -> UserError:
-    what = f"{_count(cells)}, expected {columns.width} as in the first row: {_excerpt(','.join(cells))}"
+    what = f"{_count(cells)}, expected {columns.width} as in the first row: {excerpt(','.join(cells))}"
     return UserError(what, where=where, hint=_QUOTE_HINT if len(cells) > columns.width else _EMPTY_HINT)
 
 
@@ -308,54 +332,11 @@ def _split(cell: str, where: str) -> str | None:
     name = cell.strip().casefold()
     if name and name not in _SPLITS:
         raise UserError(
-            f"{_excerpt(cell)} is no split, expected {', '.join(_SPLITS)} or nothing",
+            f"{excerpt(cell)} is no split, expected {', '.join(_SPLITS)} or nothing",
             where=where,
             hint=f"if it is a tag, {_QUOTE_HINT}",
         )
     return _SPLITS.get(name)
-
-
-# ---- path cell -> image id
-
-_NOT_NORMAL = frozenset(("", ".", ".."))
-
-
-class _Folder:
-    """The folder that paths are relative to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder
-        # Absolute paths in the file may have been written with symbolic links resolved, or not.
-        self._absolute = [Path(os.path.normpath(folder.absolute())), folder.resolve()]
-
-    def image_id(self, cell: str, where: str) -> str:
-        """The path relative to the folder, with `/` between its parts, without `.` and `..`."""
-        text = self._forward_slashes(cell.strip())
-        is_absolute = text.startswith("/") or text[1:3] == ":/"
-        if not is_absolute and _NOT_NORMAL.isdisjoint(text.split("/")):
-            return text
-        if not text:
-            raise UserError("the path cell is empty", where=where, hint="fill it in or delete the row")
-        inside = self._inside(text) if is_absolute else posixpath.normpath(text)
-        if inside in (None, ".") or inside.split("/")[0] == "..":
-            raise UserError(
-                f"the path {cell!r} leads to no file below {self.path}",
-                where=where,
-                hint="expected a path relative to the CSV file's folder: move the photos or the CSV file",
-            )
-        return inside
-
-    def _forward_slashes(self, text: str) -> str:
-        r"""The same path where it was written on Windows: `\` is also a legal character of a file name elsewhere."""
-        if "\\" not in text:
-            return text
-        changed = text.replace("\\", "/")
-        return changed if "/" not in text or (self.path / changed).exists() else text
-
-    def _inside(self, text: str) -> str | None:
-        """An absolute path, relative to the folder; None where it lies outside."""
-        path = Path(os.path.normpath(text))
-        return next((path.relative_to(base).as_posix() for base in self._absolute if path.is_relative_to(base)), None)
 
 
 # ---- rows -> splits

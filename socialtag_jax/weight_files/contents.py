@@ -1,8 +1,10 @@
 """What every reader of weight files hands over: tensors under our names, not yet checked."""
 
 import importlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +39,31 @@ class WeightFile:
     head: Mapping[str, np.ndarray] = field(default_factory=dict)
     ignored: Sequence[str] = ()
     vocabulary_sha256: str | None = None
+
+
+_LARGEST = 2**32
+"""Bytes: eight times VGG16 with its classifier."""
+
+
+def check_unpacked_size(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuses an archive whose members are together larger than any weight file, before one of them is unpacked.
+
+    Raises:
+      UserError: so it is.
+    """
+    total = sum(member.file_size for member in archive.infolist())
+    if total > _LARGEST:
+        raise UserError(f"would be {total:,} bytes when unpacked, expected at most {_LARGEST:,}", where=path)
+
+
+def check_tensor_size(name: str, size: int, path: Path) -> None:
+    """Refuses a tensor that says it is larger than any of a weight file, before it is read.
+
+    Raises:
+      UserError: so it is.
+    """
+    if size > _LARGEST:
+        raise UserError(f"{name} would be {size:,} bytes, expected at most {_LARGEST:,}", where=path)
 
 
 def require_package(package: str, where: object) -> Any:

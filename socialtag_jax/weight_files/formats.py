@@ -12,16 +12,14 @@ import numpy as np
 from safetensors import safe_open
 
 from socialtag_jax.errors import UserError
-from socialtag_jax.weight_files.contents import WeightFile
+from socialtag_jax.tags import VOCABULARY_KEY
+from socialtag_jax.weight_files.contents import WeightFile, check_unpacked_size
 from socialtag_jax.weight_files.keras_hdf5 import read_hdf5, read_keras_zip
 from socialtag_jax.weight_files.layers import ForeignLayer, from_layers
 from socialtag_jax.weight_files.onnx_graph import read_onnx
 from socialtag_jax.weight_files.torch_names import read_torch, uses_torch_names
 
 SUPPORTED = ".h5, .weights.h5, .keras, .safetensors, .onnx, .npz"
-
-VOCABULARY_KEY = "vocabulary_sha256"
-"""In the metadata of our own `.safetensors` files: `WeightFile.vocabulary_sha256`."""
 
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -96,6 +94,7 @@ def _is_safetensors(start: bytes, size: int) -> bool:
 def _read_zip(path: Path) -> WeightFile:
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
+        check_unpacked_size(archive, path)
     if any(member.rpartition("/")[2] == "data.pkl" for member in members):
         raise _pickle(path, "is a PyTorch checkpoint, a pickle inside a zip archive")
     if "model.weights.h5" in members:

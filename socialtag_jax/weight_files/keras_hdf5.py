@@ -22,7 +22,7 @@ import numpy as np
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.model import CONVOLUTIONS
-from socialtag_jax.weight_files.contents import WeightFile, require_package
+from socialtag_jax.weight_files.contents import WeightFile, check_tensor_size, check_unpacked_size, require_package
 from socialtag_jax.weight_files.layers import ForeignLayer, from_layers
 
 _KERAS_1_NAME = re.compile(r"(.+)_(W|b)(?:_\d+)?")
@@ -59,6 +59,7 @@ def read_keras_zip(path: Path) -> WeightFile:
       UserError: as `read_hdf5`.
     """
     with zipfile.ZipFile(path) as archive:
+        check_unpacked_size(archive, path)
         weights = io.BytesIO(archive.read("model.weights.h5"))
         names = _convolution_names(json.loads(archive.read("config.json")))
     return _read(weights, path, convolution_names=names)
@@ -104,6 +105,8 @@ def _values(dataset: Any, file: Any, path: Path) -> np.ndarray:
     """A dataset's values, which must be in the file itself: a link could name any other file of the reader's."""
     if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
         raise UserError(f"keeps the values of {dataset.name} in another file, which is refused", where=path)
+    # Compressed, or never written at all, it takes no room in the file.
+    check_tensor_size(dataset.name, dataset.nbytes, path)
     values = np.asarray(dataset[()])
     if values.dtype == np.dtype("V2"):
         import ml_dtypes

@@ -1,0 +1,284 @@
+"""Whatever ends a run, the same command again ends where a run that was never stopped does: bit for bit on CPUs."""
+
+import dataclasses
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from socialtag_jax import stopping
+from socialtag_jax.checkpoints import RunCheckpoints
+from socialtag_jax.config import Augmentation, Checkpoints, Experiment, Input, Model, Optimizer, Stage
+from socialtag_jax.parallel import Devices
+from socialtag_jax.position import EpochSums, Position
+from socialtag_jax.run_folder import RunLog
+from socialtag_jax.shards.dataset import Dataset, open_dataset
+from socialtag_jax.stopping import Stopped, StopRequest
+from socialtag_jax.train import Trainer
+from tests.photos import colour_rows, photo_folder, prepared
+
+EXPERIMENT = Experiment(
+    name="resumed",
+    weights="random",
+    model=Model(input_size=48, hidden_units=16),
+    augmentation=Augmentation(),
+    optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.9),
+    input=Input(batch_size=8, eval_batch_size=4),
+    stages=(Stage(epochs=2, freeze_layers=19), Stage(epochs=1, freeze_layers=16)),
+    checkpoints=Checkpoints(every_minutes=0, patience=3),
+)
+STEPS, BATCHES = 3, 2
+"""Of an epoch of 24 photos, and of a validation of 8."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    tags = [tags for tags, _ in colour_rows(32).values()]
+    rows = {f"{n:02d}.png": (its, "train" if n < 24 else "validation") for n, its in enumerate(tags)}
+    source = photo_folder(tmp_path_factory.mktemp("source"), rows)
+    return open_dataset(prepared(source, tmp_path_factory.mktemp("data")).folder)
+
+
+@pytest.fixture(scope="module")
+def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    trainer(dataset, workdir).run()
+    return workdir
+
+
+def trainer(dataset: Dataset, workdir: Path, experiment: Experiment = EXPERIMENT, **options: Any) -> Trainer:
+    return Trainer(experiment, dataset, workdir, devices=Devices(), log=lambda _: None, stream=io.StringIO(), **options)
+
+
+def outcome(workdir: Path) -> dict[str, Any]:
+    """All that a run leaves, but for what depends on how fast it went."""
+    timed = ("images_per_second", "data_wait_share", "host_share", "mfu", "bound")
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    with RunCheckpoints(workdir / "checkpoints", Checkpoints(), log=lambda _: None, read_only=True) as saved:
+        steps, best = saved.steps, saved.best_step()
+        manager = saved._manager
+        content = {step: manager.restore(step) for step in (steps[-1], best)}
+    return {
+        "metrics": [{key: value for key, value in line.items() if key not in timed} for line in lines],
+        "best": best,
+        "checkpoints": {
+            step: {
+                "position": items["meta"]["position"],
+                **{
+                    f"{item}{jax.tree_util.keystr(path)}": np.asarray(leaf).tobytes()
+                    for item in ("params", "optimizer", "average")
+                    for path, leaf in jax.tree_util.tree_leaves_with_path(items[item])
+                },
+            }
+            for step, items in content.items()
+        },
+    }
+
+
+class AskedAfter(StopRequest):
+    """Asks when it was looked at so many times: after every training step, and after every batch of a validation."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "signal":
+            left = object.__getattribute__(self, "_looks")
+            object.__setattr__(self, "_looks", left - 1)
+            return signal.SIGTERM if left <= 0 else None
+        return object.__getattribute__(self, name)
+
+
+@pytest.mark.parametrize(
+    ("looks", "step", "epoch", "done"),
+    [
+        (0, 1, 0, 1),
+        (STEPS, STEPS, 0, STEPS),  # in the validation
+        (STEPS + BATCHES + 1, STEPS + 2, 1, 2),
+        (2 * (STEPS + BATCHES), 2 * STEPS + 1, 2, 1),  # in the second stage
+        (3 * (STEPS + BATCHES) - 1, 3 * STEPS, 2, STEPS),  # before the last batch of all
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    looks: int, step: int, epoch: int, done: int, dataset: Dataset, whole: Path, tmp_path: Path
+):
+    with pytest.raises(Stopped):
+        trainer(dataset, tmp_path, stop=AskedAfter(looks)).run()
+    with RunCheckpoints(tmp_path / "checkpoints", Checkpoints(), log=lambda _: None, read_only=True) as saved:
+        position = Position.from_json(saved.meta(saved.steps[-1])["position"])
+    assert (position.step, position.epoch, position.current.steps) == (step, epoch, done)
+    assert trainer(dataset, tmp_path).run().position.step == 3 * STEPS
+    assert outcome(tmp_path) == outcome(whole)
+
+
+class Clock:
+    """A minute later at every look; fails at one of them."""
+
+    def __init__(self, fails_at: int) -> None:
+        self.looks, self._fails_at = 0, fails_at
+
+    def __call__(self) -> float:
+        self.looks += 1
+        if self.looks == self._fails_at:
+            raise MemoryError("the machine is gone")
+        return 60.0 * self.looks
+
+
+def test_a_run_that_saves_every_step_and_fails(dataset: Dataset, whole: Path, tmp_path: Path):
+    """Of the checkpoints within an epoch only the newest is kept; what is best does not change."""
+    often = dataclasses.replace(EXPERIMENT, checkpoints=Checkpoints(every_minutes=0.5, patience=3))
+    failures = 0
+    for fails_at in (4, 7, 5, 100):
+        try:
+            trainer(dataset, tmp_path, often, clock=Clock(fails_at)).run()
+        except MemoryError:
+            failures += 1
+        with RunCheckpoints(tmp_path / "checkpoints", Checkpoints(), log=lambda _: None, read_only=True) as saved:
+            within = [step for step in saved.steps if saved.meta(step)["position"]["current"]["steps"]]
+            assert within in ([], [saved.steps[-1]])
+    assert failures == 3
+    assert outcome(tmp_path) == outcome(whole)
+
+
+def test_metrics_of_a_validation_that_was_not_saved_are_dropped(tmp_path: Path):
+    """A run saved within an epoch, after its last step: the epoch's lines come again."""
+    lines = [
+        {"kind": "train", "step": 20},
+        {"kind": "validation", "step": 20},
+        {"kind": "train", "step": 40},
+        {"kind": "epoch", "step": 40},
+        {"kind": "validation", "step": 40},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tra'
+    for position, kept in [
+        (Position(step=40, current=EpochSums(20, 1.0, 160.0)), lines[:3]),
+        (Position(step=40, epoch=2), lines),
+        (Position(step=20, epoch=1), lines[:2]),
+    ]:
+        (tmp_path / "metrics.jsonl").write_text(text)
+        RunLog(tmp_path, position).__exit__()
+        assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == kept
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    with stopping.on_signals() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with pytest.raises(Stopped) as stopped:
+        request.check()
+    assert stopped.value.exit_code == 130
+
+
+PROGRAM = """
+from socialtag_jax.config import Augmentation, Cache, Checkpoints, Experiment, Input, Model, Optimizer, Stage
+
+experiment = Experiment(
+    name="killed",
+    weights="random",
+    model=Model(input_size=48, hidden_units=16),
+    optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.9),
+    input=Input(batch_size=8, eval_batch_size=4),
+    cache=Cache(views=2),
+    stages=(Stage(epochs=8, freeze_layers=19), Stage(epochs=2, freeze_layers=16)),
+    checkpoints=Checkpoints(every_minutes=1e-6),
+)
+"""
+
+
+class Commands:
+    """`socialtag train` in processes, which may be killed."""
+
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        self.dataset, self.folder = dataset, folder
+        self.experiment = folder / "killed.py"
+        self.experiment.write_text(PROGRAM)
+        self.environment = {**os.environ, "SOCIALTAG_CACHE": str(folder / "cache")}
+
+    def start(self, workdir: Path) -> subprocess.Popen[str]:
+        line = [sys.executable, "-m", "socialtag_jax.cli", "train", str(self.experiment)]
+        line += ["--dataset", str(self.dataset.folder), "--workdir", str(workdir)]
+        line += ["--cache.folder", str(workdir.with_suffix(".features"))]
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment)
+
+    def seconds(self, workdir: Path) -> float:
+        """Of a run that nobody kills."""
+        start = time.monotonic()
+        process = self.start(workdir)
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+        return time.monotonic() - start
+
+
+@pytest.fixture
+def commands(dataset: Dataset, folder: Path) -> Commands:
+    return Commands(dataset, folder)
+
+
+@pytest.mark.parametrize("kills", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_killed_at_random_instants(commands: Commands, kills: int):
+    """SIGKILL while it starts, computes features, trains, validates or saves; several runs, until that many kills."""
+    commands.seconds(commands.folder / "compiles")
+    lasts = commands.seconds(commands.folder / "whole")
+    expected, rng, killed, number = outcome(commands.folder / "whole"), random.Random(0), 0, 0
+    while killed < kills:
+        number += 1
+        workdir = commands.folder / f"run{number}"
+        while True:
+            process = commands.start(workdir)
+            try:
+                # Most of the time passes before the first step: the latter half is hit as often as the first.
+                said, _ = process.communicate(timeout=lasts * max(rng.random(), rng.random()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                killed += 1
+                continue
+            assert process.returncode == 0, said
+            break
+        assert outcome(workdir) == expected, f"run {number}, after {killed} kills"
+
+
+def test_sigterm_ends_with_0_and_says_how_to_go_on(commands: Commands):
+    """Twice: within the feature cache or an epoch, wherever it is a little after it began."""
+    commands.seconds(commands.folder / "whole")
+    workdir = commands.folder / "stopped"
+    for delay in (0.0, 0.3):
+        process = commands.start(workdir)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("estimated time"):
+                break
+        time.sleep(delay)
+        process.terminate()
+        said = process.communicate()[0]
+        assert process.returncode == 0, said
+        assert said.splitlines()[-1] == "socialtag: stopped by SIGTERM; run the same command again to go on"
+    commands.seconds(workdir)
+    assert outcome(workdir) == outcome(commands.folder / "whole")
+
+
+def test_the_photos_of_a_diverged_step_are_listed(dataset: Dataset, tmp_path: Path):
+    wild = dataclasses.replace(EXPERIMENT, optimizer=Optimizer(kind="sgd", learning_rate=1e30))
+    with pytest.raises(Exception, match=r"the loss in step \d, epoch 1, is (nan|inf): .* listed in .*diverged.json"):
+        trainer(dataset, tmp_path, wild).run()
+    listed: Mapping[str, Any] = json.loads((tmp_path / "diverged.json").read_text())
+    records = dataset.records("train")
+    assert len(listed["records"]) == 8
+    for one in listed["records"]:
+        assert one["image_id"] == records[one["index"]].image_id
+        assert one["where"] == records.where(one["index"])
