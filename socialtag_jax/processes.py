@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.stopping import Stopped
 
 _START_SECONDS = 300
 """How long a process waits for the others to start."""
@@ -111,12 +112,17 @@ def together(group: Group) -> Iterator[None]:
 
     Raises:
       UserError: the others cannot be found or did not come, or one of them is lost.
+      Stopped: as the work within does.
     """
     import jax
 
     _join(group)
     try:
         yield
+    except Stopped:
+        # All of them stop; process 0 may still be saving, and would miss those that left before.
+        jax.distributed.shutdown()
+        raise
     except BaseException as error:
         # jax's own way out waits for the others, which wait for this process. What is registered last runs first.
         atexit.register(_end, getattr(error, "exit_code", 1))

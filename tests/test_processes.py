@@ -189,6 +189,15 @@ def test_one_process_goes_on_with_what_two_have_saved(setting: Setting, whole: t
     assert f"continuing after epoch 3, step {STEPS}" in lines
 
 
+def assert_same(one: Path, other: Path) -> None:
+    """To the bit."""
+    arrays, expected = arrays_of(one), arrays_of(other)
+    assert {name: value.tobytes() for name, value in arrays.items()} == {
+        name: value.tobytes() for name, value in expected.items()
+    }
+    assert metrics_of(one, "validation") == metrics_of(other, "validation")
+
+
 def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 120
     while not path.exists():
@@ -216,11 +225,22 @@ def test_one_that_dies_ends_the_other_and_both_resume(
         first, second = both.end()
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
     assert re.search(r"continuing after epoch [12], step", first.err)
-    end, expected = arrays_of(tmp_path / "run"), arrays_of(whole[0])
-    assert {name: value.tobytes() for name, value in end.items()} == {
-        name: value.tobytes() for name, value in expected.items()
-    }
-    assert metrics_of(tmp_path / "run", "validation") == metrics_of(whole[0], "validation")
+    assert_same(tmp_path / "run", whole[0])
+
+
+def test_one_that_is_asked_to_stop_stops_all(setting: Setting, whole: tuple[Path, Ended, Ended], tmp_path: Path):
+    """In good order, after a step or while validating; and they go on to the same bits."""
+    with training(setting, tmp_path / "run") as both:
+        wait_for(tmp_path / "run" / "checkpoints" / "4")
+        both.processes[1].send_signal(signal.SIGTERM)
+        for ended in both.end():
+            assert ended.code == 0
+            assert "socialtag: stopped by SIGTERM; run the same command again to go on" in ended.err
+    with training(setting, tmp_path / "run") as both:
+        first, second = both.end()
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    assert "continuing " in first.err
+    assert_same(tmp_path / "run", whole[0])
 
 
 @pytest.mark.slow
