@@ -4,10 +4,10 @@ import functools
 import json
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
+from socialtag_jax.storage import Location
 
 Damaged = Callable[[int, UserError], None]
 """Takes a record's index and what is wrong with it: raises, or returns so that the record is left out of its batch."""
@@ -39,7 +39,7 @@ class BadRecords:
       log: takes a line on each record that is skipped.
     """
 
-    def __init__(self, most: int, path: Path, *, log: Callable[[str], None]) -> None:
+    def __init__(self, most: int, path: Location, *, log: Callable[[str], None]) -> None:
         self._most, self._path, self._log = most, path, log
         self._found: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
@@ -48,13 +48,13 @@ class BadRecords:
         return len(self._found)
 
     def start(self, *, continued: bool) -> None:
-        """Takes up the list of the run that is continued; deletes what a run left that saved nothing.
+        """Takes up the list of the run that is continued; empties what a run left that saved nothing.
 
         Raises:
           UserError: the list is damaged.
         """
-        if not continued:
-            self._path.unlink(missing_ok=True)
+        if not continued and self._path.exists():
+            files.write_text(self._path, "")
         try:
             lines = files.read_bytes(self._path).decode().split("\n")[:-1] if self._path.exists() else []
             read = [json.loads(line) for line in lines]

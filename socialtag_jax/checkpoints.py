@@ -1,8 +1,9 @@
 """Run state in and out of a run folder, with orbax."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath, first_line
+from socialtag_jax.storage import Location, checkpoint_folder
 
 _ONE_PROCESS = ocp.options.MultiprocessingOptions(
     primary_host=0, active_processes={0}, barrier_sync_key_prefix="process-0"
@@ -75,7 +78,7 @@ class RunCheckpoints:
     """
 
     def __init__(
-        self, folder: Path, config: Checkpoints, *, log: Callable[[str], None], read_only: bool = False
+        self, folder: Location, config: Checkpoints, *, log: Callable[[str], None], read_only: bool = False
     ) -> None:
         self._folder, self._log = folder, log
         rank = functools.partial(score, monitor=config.monitor)
@@ -95,7 +98,7 @@ class RunCheckpoints:
             cleanup_tmp_directories=not read_only,
             multiprocessing_options=_ONE_PROCESS,
         )
-        if not read_only:
+        if not read_only and isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
         handlers = {
             "params": ocp.StandardCheckpointHandler(multiprocessing_options=_ONE_PROCESS),
@@ -103,15 +106,17 @@ class RunCheckpoints:
             "average": ocp.StandardCheckpointHandler(multiprocessing_options=_ONE_PROCESS),
             "meta": ocp.JsonCheckpointHandler(multiprocessing_options=_ONE_PROCESS),
         }
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+        with self._access():
+            self._manager = ocp.CheckpointManager(checkpoint_folder(folder), options=options, item_handlers=handlers)
 
     def __enter__(self) -> "RunCheckpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
         # Saving goes on in the background: every way out waits for it.
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._access():
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -144,7 +149,7 @@ class RunCheckpoints:
             self._manager.delete(step)
         # orbax refuses an empty item.
         averaged = {} if average is None else {"average": ocp.args.StandardSave(_own_copy(average))}
-        saved = self._manager.save(
+        saved = self._access()(self._manager.save)(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(_own_copy(params)),
@@ -222,6 +227,20 @@ class RunCheckpoints:
                 f"the checkpoint does not fit the model or is damaged: {str(error).splitlines()[0]}",
                 where=self._folder / str(step),
                 hint="was it written by another configuration?",
+            ) from error
+
+    @contextlib.contextmanager
+    def _access(self) -> Iterator[None]:
+        """Makes one line of what the clients below orbax raise, of many kinds, when a bucket does not answer."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(self._folder, RemotePath) or isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"the checkpoints cannot be reached: {first_line(error)}",
+                where=self._folder,
+                hint="run the same command again: it goes on from the newest that is complete",
             ) from error
 
     def _require_any(self) -> None:

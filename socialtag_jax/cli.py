@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from socialtag_jax import commands
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
+from socialtag_jax.storage import local_path, location
 
 _TOGETHER = ("--coordinator", "--processes", "--process", "--distributed")
 
@@ -93,7 +94,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         usage="socialtag stats DATASET [options]",
     )
     stats.add_argument(
-        "dataset", type=Path, metavar="DATASET", help="a data set's folder, as `prepare` printed it; or a source's"
+        "dataset", type=location, metavar="DATASET", help="a data set's folder, as `prepare` printed it; or a source's"
     )
     stats.add_argument(
         "--source", choices=LABELLED_SOURCES, help="count the labels of such a source, without its images"
@@ -113,10 +114,12 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     _add_json(stats)
 
     preview = add("preview", commands.preview, "Write a PNG of photos as the network sees them.")
-    preview.add_argument("dataset", type=Path, help="a data set's folder")
+    preview.add_argument("dataset", type=location, help="a data set's folder")
     preview.add_argument("--augmented", action="store_true", help="beside each photo, augmented versions of it")
     preview.add_argument("--split", default="train", help="train (default), validation or test")
-    preview.add_argument("--output", type=Path, default=Path("preview.png"), help="the file (default preview.png)")
+    preview.add_argument(
+        "--output", type=local_path, default=Path("preview.png"), help="the file (default preview.png)"
+    )
     preview.add_argument("--input-size", type=_positive, default=224, help="of a cell, in pixels (default 224)")
     preview.add_argument("--rows", type=_positive, default=5, help="default 5")
     preview.add_argument("--columns", type=_positive, default=6, help="default 6")
@@ -134,8 +137,8 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "tags.labels.txt must list them in the same order.",
         allow_abbrev=False,
     )
-    convert.add_argument("file", type=Path, help="the file to convert; pickles (.pt, .pth, .pkl) are refused")
-    convert.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    convert.add_argument("file", type=local_path, help="the file to convert; pickles (.pt, .pth, .pkl) are refused")
+    convert.add_argument("--output", type=local_path, required=True, help="the .safetensors file to write")
     convert.set_defaults(run=commands.weights_convert)
 
     train = add(
@@ -145,9 +148,11 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         epilog="Any field of the experiment can be set, for example --optimizer.learning-rate 3e-4 or "
         "--stages.0.epochs 2; socialtag train EXPERIMENT --help lists them all with that file's values.",
     )
-    train.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="an experiment file (see experiments/)")
-    train.add_argument("--dataset", type=Path, required=True, help="a data set's folder")
-    train.add_argument("--workdir", type=Path, help="the run folder: checkpoints, metrics, TensorBoard")
+    train.add_argument(
+        "experiment", type=local_path, metavar="EXPERIMENT", help="an experiment file (see experiments/)"
+    )
+    train.add_argument("--dataset", type=location, required=True, help="a data set's folder")
+    train.add_argument("--workdir", type=location, help="the run folder: checkpoints, metrics, TensorBoard")
     train.add_argument(
         "--debug",
         action="store_true",
@@ -197,12 +202,12 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
 
     evaluate = add("evaluate", commands.evaluate, "Score a run or a bundle on a split, beside the popularity baseline.")
-    evaluate.add_argument("model", type=Path, metavar="RUN_OR_BUNDLE", help="a run folder or an exported bundle")
-    evaluate.add_argument("--dataset", type=Path, required=True, help="a data set's folder")
+    evaluate.add_argument("model", type=location, metavar="RUN_OR_BUNDLE", help="a run folder or an exported bundle")
+    evaluate.add_argument("--dataset", type=location, required=True, help="a data set's folder")
     evaluate.add_argument("--split", default="test", help="train, validation or test (default)")
     evaluate.add_argument(
         "--output",
-        type=Path,
+        type=location,
         help="for metrics.json, per_tag.csv, predictions.csv; default: "
         "RUN/evaluation/SPLIT, or BUNDLE-evaluation/SPLIT",
     )
@@ -211,8 +216,8 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     _add_json(evaluate)
 
     export = add("export", commands.export, "Export a run's checkpoint as a bundle that suggests tags.")
-    export.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder")
-    export.add_argument("--output", type=Path, required=True, help="the bundle's folder; must not exist")
+    export.add_argument("run_folder", type=location, metavar="RUN", help="a run folder")
+    export.add_argument("--output", type=location, required=True, help="the bundle's folder; must not exist")
     export.add_argument(
         "--formats",
         nargs="+",
@@ -224,15 +229,15 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     _add_checkpoint(export)
 
     predict = add("predict", commands.predict, "Suggest tags for photos.")
-    predict.add_argument("bundle", type=Path, metavar="BUNDLE", help="an exported bundle")
+    predict.add_argument("bundle", type=location, metavar="BUNDLE", help="an exported bundle")
     predict.add_argument(
-        "photos", type=Path, nargs="+", metavar="PHOTO_OR_FOLDER", help="image files, or folders of them"
+        "photos", type=local_path, nargs="+", metavar="PHOTO_OR_FOLDER", help="image files, or folders of them"
     )
     predict.add_argument("--threshold", type=float, help="only tags with a confidence over it (default: the bundle's)")
     predict.add_argument("--max-tags", type=_positive, help="at most so many tags (default: the bundle's)")
     output = predict.add_mutually_exclusive_group()
     _add_json(output)
-    output.add_argument("--csv", type=Path, metavar="FILE", help="write a CSV file instead of printing")
+    output.add_argument("--csv", type=local_path, metavar="FILE", help="write a CSV file instead of printing")
 
     doctor = add(
         "doctor",
@@ -251,14 +256,14 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     )
     prepare.add_argument(
         "--input",
-        type=Path,
+        type=local_path,
         required=True,
         help="a CSV file (path,tags[,split]) or its folder; harrison: the lists' folder; mirflickr: its folder; "
         "postcards: where to draw",
     )
-    prepare.add_argument("--output", type=Path, required=True, help="the folder of all data sets")
+    prepare.add_argument("--output", type=local_path, required=True, help="the folder of all data sets")
     prepare.add_argument(
-        "--overlay", type=Path, help="harrison: a folder of images that replace others of the same path"
+        "--overlay", type=local_path, help="harrison: a folder of images that replace others of the same path"
     )
     prepare.add_argument("--name", help="the data set's name (default: from the input's)")
     prepare.add_argument("--version", default="1.0.0", help="the data set's version (default 1.0.0)")
@@ -295,10 +300,13 @@ def _add_allow_outside(parser: argparse.ArgumentParser) -> None:
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument(
-        "experiment", type=Path, metavar="EXPERIMENT", help="an experiment file with one stage, of transfer learning"
+        "experiment",
+        type=local_path,
+        metavar="EXPERIMENT",
+        help="an experiment file with one stage, of transfer learning",
     )
-    sweep.add_argument("--dataset", type=Path, required=True, help="a data set's folder")
-    sweep.add_argument("--output", type=Path, required=True, help="the folder to write to; must hold no sweep")
+    sweep.add_argument("--dataset", type=location, required=True, help="a data set's folder")
+    sweep.add_argument("--output", type=local_path, required=True, help="the folder to write to; must hold no sweep")
     sweep.add_argument(
         "--search",
         action="append",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from socialtag_jax import storage
 from socialtag_jax.errors import UsageError, UserError, printable
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def stats(options: argparse.Namespace) -> int:
         dataset = open_dataset(options.dataset)
         if options.verify:
             _verify(dataset)
-        name, folder, report = dataset.name, dataset.folder, stats.of_dataset(dataset)
+        name, folder, report = dataset.name, dataset.location, stats.of_dataset(dataset)
     else:
         from socialtag_jax import sources
         from socialtag_jax.rules import parse_balancing, parse_pruning
@@ -85,7 +86,7 @@ def stats(options: argparse.Namespace) -> int:
             raise UsageError("only a prepared data set can be verified", where="--verify")
         source = sources.SourceOptions(
             options.source,
-            options.dataset,
+            storage.local_path(options.dataset),
             tag_separator=options.tag_separator,
             allow_outside=options.allow_outside,
             need_images=False,
@@ -281,16 +282,14 @@ def evaluate(options: argparse.Namespace) -> int:
         scorer = bundle_scorer(options.model)
     else:
         scorer = run_scorer(options.model, options.checkpoint, Devices(), log=log)
-    folder = options.model.resolve()
-    default = folder.with_name(f"{folder.name}-evaluation") if bundle else options.model / "evaluation"
-    output = options.output or default / options.split
+    output = options.output or _evaluation_folder(options.model, bundle) / options.split
     if scorer.trained_on != dataset.fingerprint:
         log("warning: not the data set that the model was trained on: photos of this split may have been trained on")
-    output.mkdir(parents=True, exist_ok=True)
-    result = evaluate(
-        scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=output
-    )
-    write_results(result, dataset, scorer, output)
+    with storage.staged(output) as folder:
+        result = evaluate(
+            scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=folder
+        )
+        write_results(result, dataset, scorer, folder)
     if options.json:
         print(json.dumps(result.summary, ensure_ascii=False))
     else:
@@ -307,6 +306,14 @@ def doctor(options: argparse.Namespace) -> int:
     report = doctor.examine()
     print(json.dumps(doctor.as_json(report), ensure_ascii=False) if options.json else doctor.as_text(report))
     return 1 if report.problems else 0
+
+
+def _evaluation_folder(model: storage.Location, bundle: bool) -> storage.Location:
+    """In a run, where it is; beside a bundle, whose files are those that it lists."""
+    if not bundle:
+        return model / "evaluation"
+    folder = model.resolve() if isinstance(model, Path) else model
+    return folder.with_name(f"{folder.name}-evaluation")
 
 
 def export(options: argparse.Namespace) -> int:

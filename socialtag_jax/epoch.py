@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TextIO
 
 import jax
@@ -28,7 +27,7 @@ class DivergedError(UserError):
       records: the file that lists its batch.
     """
 
-    def __init__(self, whose: str, value: float, step: int | None = None, records: Path | None = None) -> None:
+    def __init__(self, whose: str, value: float, step: int | None = None, records: object = None) -> None:
         listed = "" if records is None else f" (the batch's photos are listed in {records})"
         hint = "start again in a new --workdir with a lower learning rate; this one keeps its last checkpoint before"
         super().__init__(f"{whose} is {value}: training diverged{listed}", hint=hint)

@@ -24,6 +24,7 @@ from socialtag_jax.metrics import Ranking, TagCounts
 from socialtag_jax.progress import Progress
 from socialtag_jax.protocols import SplitLabels
 from socialtag_jax.shards.dataset import STATISTICS, Dataset
+from socialtag_jax.storage import Location
 from socialtag_jax.tagger import Tagger
 from socialtag_jax.tags import TagVocabulary
 
@@ -73,7 +74,7 @@ class Evaluation:
     average_precision: np.ndarray
 
 
-def bundle_scorer(bundle: Path) -> Scorer:
+def bundle_scorer(bundle: Location) -> Scorer:
     """An exported bundle for evaluation, on the default device.
 
     Raises:
@@ -122,12 +123,12 @@ def evaluate(
     if dataset.vocabulary.sha256 != scorer.vocabulary.sha256:
         raise UserError(
             f"the data set's {n_tags} tags are not the {len(scorer.vocabulary)} tags that the model was trained on",
-            where=dataset.folder,
+            where=dataset.location,
             hint="evaluate on the data set that it was trained on, or on one prepared with the same tags",
         )
     images, statistics = len(dataset.split(split)), dataset.statistics
     if not statistics[split].counts.any():
-        raise UserError(f"no image of the split {split!r} has a tag: nothing to score", where=dataset.folder)
+        raise UserError(f"no image of the split {split!r} has a tag: nothing to score", where=dataset.location)
     training = protocols.training_counts(statistics, split)
     words = protocols.common_words(training, statistics[split].counts)
     suggestion = scorer.suggestion

@@ -13,13 +13,15 @@ from jax import export
 
 from socialtag_jax import export_keras, files, pretrained, tagger
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.shards.images import IMAGE_SIZE
+from socialtag_jax.storage import Location, staged
 from socialtag_jax.trained import TrainedModel, inference
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_bundle(trained: TrainedModel, output: Path, *, keras: bool = False) -> None:
+def export_bundle(trained: TrainedModel, output: Location, *, keras: bool = False) -> None:
     """Writes a bundle, whole or not at all.
 
     Preprocessing is inside the exported function, which computes as evaluation does (`trained.inference`).
@@ -34,6 +36,11 @@ def export_bundle(trained: TrainedModel, output: Path, *, keras: bool = False) -
     """
     if output.exists():
         raise UserError("exists already", where=output, hint="choose another --output, or delete it")
+    if isinstance(output, RemotePath):
+        # Without its description, which is uploaded last, the rest is no bundle.
+        with staged(output, last=tagger.TAGGER) as folder:
+            _write_bundle(trained, folder, keras=keras)
+        return
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

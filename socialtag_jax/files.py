@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
+from socialtag_jax.storage import Location
 
 
 @contextlib.contextmanager
@@ -37,13 +39,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Location, data: bytes) -> None:
     """Writes `data` to `path` atomically."""
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Location, text: str) -> None:
     """Writes `text` to `path` atomically, as UTF-8 and with its line ends as they are.
 
     File names that are not UTF-8 come back as the bytes that they are.
@@ -51,8 +56,8 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
-def read_bytes(path: Path, *, most: int | None = None) -> bytes:
-    """The content of a regular file; nothing waits for the other end of a pipe, or reads a device without end.
+def read_bytes(path: Location, *, most: int | None = None) -> bytes:
+    """The content of an object or a regular file: nothing waits for the other end of a pipe, or reads without end.
 
     Args:
       path: of the file.
@@ -62,6 +67,10 @@ def read_bytes(path: Path, *, most: int | None = None) -> bytes:
       OSError: it cannot be read, is no regular file, or is too large; `strerror` says which.
       ValueError: the path has a NUL character, or one that file names cannot have.
     """
+    if isinstance(path, RemotePath):
+        if most is not None and path.stat().size > most:
+            raise OSError(errno.EFBIG, f"expected at most {most:,} bytes", str(path))
+        return path.read_bytes()
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)

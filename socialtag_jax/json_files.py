@@ -4,11 +4,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from socialtag_jax import files
 from socialtag_jax.errors import UserError, excerpt
+from socialtag_jax.storage import Location
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Fields:
     """
 
     content: Mapping[str, Any]
-    path: Path
+    path: Location
     hint: str
     name: str = ""
 
@@ -88,7 +88,7 @@ class Fields:
         raise self.refuse(f"field {self.name + name!r} is {excerpt(repr(found))[1:-1]}, expected {expected}")
 
 
-def read(path: Path, *, hint: str) -> Fields:
+def read(path: Location, *, hint: str) -> Fields:
     """Reads a JSON file that holds an object.
 
     Args:

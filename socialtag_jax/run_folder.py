@@ -1,21 +1,25 @@
 """A run's folder: the resolved configuration, the metrics, TensorBoard files; `checkpoints.py` does the rest."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from socialtag_jax import experiment_files, files, json_files
+from socialtag_jax import experiment_files, files, json_files, lease
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.position import Position
 from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.storage import Location, upload
 
 CONFIG, METRICS, CHECKPOINTS, TENSORBOARD = "config.json", "metrics.jsonl", "checkpoints", "tensorboard"
 DIVERGED = "diverged.json"
@@ -49,7 +53,7 @@ def describe(experiment: Experiment, dataset: Dataset, device: Mapping[str, Any]
     return RunConfig(
         experiment=experiment,
         dataset={
-            "path": str(dataset.folder),
+            "path": str(dataset.location),
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
             "vocabulary_sha256": dataset.vocabulary.sha256,
@@ -60,7 +64,7 @@ def describe(experiment: Experiment, dataset: Dataset, device: Mapping[str, Any]
     )
 
 
-def load_run(folder: Path) -> RunConfig:
+def load_run(folder: Location) -> RunConfig:
     """Reads the configuration of a run folder.
 
     Raises:
@@ -81,7 +85,7 @@ def load_run(folder: Path) -> RunConfig:
     )
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Location) -> None:
     """Refuses a folder that holds something, but no run.
 
     Raises:
@@ -93,7 +97,26 @@ def check_free(folder: Path) -> None:
         raise UserError("the folder is not empty and holds no run", where=folder, hint="choose another --workdir")
 
 
-def record_start(folder: Path, current: RunConfig, *, has_checkpoint: bool) -> None:
+@contextlib.contextmanager
+def held(folder: Location, log: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Holds the folder against other processes, on this computer or, on `gs://`, anywhere.
+
+    Yields:
+      a check, for `RunLog`: raises `UserError` where another process has taken the folder over.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    if isinstance(folder, RemotePath):
+        with lease.held(folder, log) as check:
+            yield check
+    else:
+        # The system keeps it held for as long as this process lives.
+        with files.exclusive(folder):
+            yield lambda: None
+
+
+def record_start(folder: Location, current: RunConfig, *, has_checkpoint: bool) -> None:
     """Writes `config.json`, or checks that the run in the folder can go on with the current configuration.
 
     Where nothing has been saved yet, there is nothing to go on with, and any configuration will do.
@@ -109,7 +132,7 @@ def record_start(folder: Path, current: RunConfig, *, has_checkpoint: bool) -> N
     files.write_text(folder / CONFIG, current.to_json())
 
 
-def _check_same(old: RunConfig, new: RunConfig, folder: Path) -> None:
+def _check_same(old: RunConfig, new: RunConfig, folder: Location) -> None:
     if old.dataset["fingerprint"] != new.dataset["fingerprint"]:
         raise UserError(
             f"the run was trained on another data set: {old.dataset['name']} at {old.dataset['path']}, "
@@ -165,26 +188,58 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 class RunLog:
     """Writes metrics to `metrics.jsonl` and to TensorBoard files.
 
+    Nothing can be appended to an object: for a folder on `gs://`, both are written to a temporary folder here, and
+    uploaded whole by `publish`. What was not yet uploaded when a process is killed is of steps after its last
+    checkpoint, and is written again.
+
     Args:
       folder: the run folder.
       position: where the run goes on: what an interrupted run wrote of later ones is dropped.
+      check: called before anything is uploaded; raises where the folder is another process's now.
     """
 
-    def __init__(self, folder: Path, position: Position) -> None:
+    def __init__(self, folder: Location, position: Position, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
+        self._remote: RemotePath | None = None
         path, step = folder / METRICS, position.step
+        kept = []
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _place_of(line) <= (step, position.current.steps == 0)]
-            files.write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        if isinstance(folder, RemotePath):
+            self._temporary = tempfile.TemporaryDirectory(prefix="socialtag-")
+            self._remote, folder = folder, Path(self._temporary.name)
+        self._folder = folder
+        files.write_text(folder / METRICS, "".join(f"{line}\n" for line in kept))
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
         self._board.close()
+        if self._remote is not None:
+            # Of two errors, the first counts.
+            with self._temporary, contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
+                self._upload()
+
+    def publish(self) -> None:
+        """Makes what was written so far last; to be called before a checkpoint of the same step is saved.
+
+        Raises:
+          UserError: another process has taken the folder over, and nothing may be saved; the storage does not answer.
+        """
+        self._file.flush()
+        self._board.flush()
+        if self._remote is not None:
+            self._upload()
+
+    def _upload(self) -> None:
+        assert self._remote is not None
+        self._check()
+        upload([path for path in self._folder.rglob("*") if path.is_file()], self._folder, self._remote)
 
     def write(self, kind: str, step: int, values: Mapping[str, float | str]) -> None:
         """Appends one line; every value that is no word becomes a TensorBoard scalar `kind/name`."""
@@ -208,11 +263,14 @@ class NoRunLog(RunLog):
     def __exit__(self, *_: object) -> None:
         pass
 
+    def publish(self) -> None:
+        """Publishes nothing."""
+
     def write(self, kind: str, step: int, values: Mapping[str, float | str]) -> None:
         """Writes nothing."""
 
 
-def last_epoch_rate(folder: Path) -> float | None:
+def last_epoch_rate(folder: Location) -> float | None:
     """Images a second of the last training epoch of a run; None where the folder has none."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -21,6 +21,7 @@ from socialtag_jax.progress import format_duration
 from socialtag_jax.search_space import Space
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import build_model
+from socialtag_jax.storage import local_path
 from socialtag_jax.sweep_report import SweepResult
 from socialtag_jax.sweep_training import Features, Sweep
 from socialtag_jax.sweep_trials import Rung, halving_rungs, make_trials
@@ -162,7 +163,7 @@ def _starting_head(
     if experiment.weights in ("imagenet", "random"):
         return None
     loaded: Mapping[str, Mapping[str, np.ndarray]] = pretrained.load_starting_weights(
-        Path(experiment.weights),
+        local_path(experiment.weights),
         hidden_units=hidden_units,
         n_tags=len(dataset.vocabulary),
         vocabulary_sha256=dataset.vocabulary.sha256,

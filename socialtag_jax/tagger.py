@@ -15,9 +15,12 @@ from socialtag_jax import augment, files, json_files, metrics
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.errors import UserError
 from socialtag_jax.exported_program import load_program
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.json_files import Fields
+from socialtag_jax.remote_cache import RemoteCopy
 from socialtag_jax.shards.images import ImageError, canonical_jpeg
 from socialtag_jax.shards.pixels import decode
+from socialtag_jax.storage import Location, location
 from socialtag_jax.tags import VOCABULARY_KEY, TagVocabulary, display_path
 
 FORMAT_VERSION = 2
@@ -75,14 +78,27 @@ class Tagger:
         self._model = jax.jit(exported.call)
 
     @classmethod
-    def load(cls, bundle: str | Path) -> "Tagger":
+    def load(cls, bundle: str | Location) -> "Tagger":
         """Loads a bundle, after checking every file's hash, and that its parts belong together.
+
+        Args:
+          bundle: its folder; `gs://...`, as text, is fetched into the cache.
 
         Raises:
           UserError: not a bundle, one of another format version, one whose files were changed or are of several
             bundles, or one whose program would do more than compute.
         """
-        folder = Path(bundle)
+        found = location(bundle)
+        if not isinstance(found, RemotePath):
+            return cls._load(found)
+        copy = RemoteCopy(found)
+        if TAGGER not in copy.objects:
+            raise _not_a_bundle(found)
+        copy.fetch(list(copy.objects))
+        return cls._load(copy.folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> "Tagger":
         description = _read_description(folder)
         vocabulary = TagVocabulary.load(folder / TAGS)
         params, trained_for = _read_params(folder / PARAMS)
@@ -197,9 +213,13 @@ class Tagger:
         ]
 
 
-def is_bundle(folder: Path) -> bool:
+def is_bundle(folder: Location) -> bool:
     """Whether the folder looks like an exported bundle."""
     return (folder / TAGGER).exists()
+
+
+def _not_a_bundle(folder: Location) -> UserError:
+    return UserError(f"not a bundle: no {TAGGER}", where=folder, hint="make one with `socialtag export`")
 
 
 def _read_description(folder: Path) -> Fields:
@@ -207,7 +227,7 @@ def _read_description(folder: Path) -> Fields:
     try:
         description = json_files.read(path, hint=_EXPORT)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"not a bundle: no {TAGGER}", where=folder, hint="make one with `socialtag export`") from None
+        raise _not_a_bundle(folder) from None
     version = description.content.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(f"format version {version!r}, expected {FORMAT_VERSION}", where=path, hint=_EXPORT)

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 import jax
@@ -31,6 +30,7 @@ from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.stage_steps import StageCompiler, StageSteps
 from socialtag_jax.steps import TrainState, build_model, stage_start
 from socialtag_jax.stopping import Stopped, StopRequest
+from socialtag_jax.storage import Location, local_path
 from socialtag_jax.training_data import FeatureData, ImageData, TrainingData
 
 
@@ -50,7 +50,7 @@ def initial_params(
     if experiment.weights == "random":
         log("weights: random (no pretrained convolutions)")
         return params
-    path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else Path(experiment.weights)
+    path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else local_path(experiment.weights)
     loaded = pretrained.load_starting_weights(
         path, hidden_units=model.hidden_units, n_tags=model.n_tags, vocabulary_sha256=vocabulary_sha256, log=log
     )
@@ -87,7 +87,7 @@ class Trainer:
         self,
         experiment: Experiment,
         dataset: Dataset,
-        workdir: Path,
+        workdir: Location,
         *,
         devices: parallel.Devices,
         log: Callable[[str], None],
@@ -134,13 +134,13 @@ class Trainer:
             nothing = RunFiles(checkpoints.NoCheckpoints(), run_folder.NoRunLog(), self._clock())
             return self._run_stages(position, state, nothing)
         run_folder.check_free(self._workdir)
-        with files.exclusive(self._workdir):
+        with run_folder.held(self._workdir, self._log) as check:
             folder = self._workdir / run_folder.CHECKPOINTS
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
                 run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
                 self._bad.start(continued=bool(saved.steps))
                 position, state = self._start(saved)
-                with run_folder.RunLog(self._workdir, position) as run_log:
+                with run_folder.RunLog(self._workdir, position, check) as run_log:
                     result = self._run_stages(position, state, RunFiles(saved, run_log, self._clock()))
                     self._bad.report()
                     return result
@@ -304,6 +304,7 @@ class Trainer:
         self, run: RunFiles, position: Position, state: TrainState, validation: Mapping[str, float] | None = None
     ) -> None:
         """Saves the state; within an epoch, where there are no validation metrics yet, too."""
+        run.log.publish()
         meta = self._meta(position)
         run.checkpoints.save(position.step, state.params, state.opt_state, meta, validation, average=state.average)
         run.saved_at = self._clock()

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from socialtag_jax.optimizer import Average
 from socialtag_jax.parallel import CompiledStep, Devices
 from socialtag_jax.run_folder import RunConfig
 from socialtag_jax.steps import build_model
+from socialtag_jax.storage import Location
 from socialtag_jax.tags import TagVocabulary
 
 
@@ -39,7 +39,7 @@ class TrainedModel:
     params: Params
 
 
-def load(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[str], None]) -> TrainedModel:
+def load(run: Location, checkpoint: str, devices: Devices, *, log: Callable[[str], None]) -> TrainedModel:
     """Loads a checkpoint of a run.
 
     Args:
@@ -104,7 +104,7 @@ def inference(trained: TrainedModel) -> Callable[[Params, jax.Array], jax.Array]
     return probabilities
 
 
-def run_scorer(run: Path, checkpoint: str, devices: Devices, *, log: Callable[[str], None]) -> Scorer:
+def run_scorer(run: Location, checkpoint: str, devices: Devices, *, log: Callable[[str], None]) -> Scorer:
     """A run's checkpoint ("best", "latest" or a step) for evaluation, replicated over the devices.
 
     Raises:

@@ -25,6 +25,7 @@ from socialtag_jax.progress import Progress, format_bytes
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import batch_shapes
 from socialtag_jax.stopping import StopRequest
+from socialtag_jax.storage import local_path
 
 
 class FeatureBatch(TypedDict):
@@ -321,8 +322,7 @@ class FeatureData:
             "versions": {name: importlib.metadata.version(name) for name in ("jaxlib", "opencv-python-headless")},
         }
         if not dataset.content_hashed:
-            shards = dataset.split(split).shards
-            key["shards"] = [[shard.name, shard.stat().st_mtime_ns] for shard in shards]
+            key["shards"] = dataset.shard_states(split)
         if split == "train" and experiment.augmentation.enabled:
             drawn = {"seed": experiment.seed, "epoch": self._first_epoch + number}
             key["augmentation"] = {**dataclasses.asdict(experiment.augmentation), **drawn}
@@ -369,7 +369,7 @@ def _features_step(
 def cache_folder(experiment: Experiment) -> Path:
     """Where features are kept."""
     folder = experiment.cache.folder
-    return machine.cache_folder() / "features" if folder is None else Path(folder)
+    return machine.cache_folder() / "features" if folder is None else local_path(folder)
 
 
 def is_cached(experiment: Experiment, stage: Stage) -> bool:

@@ -39,12 +39,16 @@ def trained_model(changes: Mapping[str, Mapping[str, np.ndarray]] | None = None)
     return TrainedModel(RunConfig(experiment, dataset, versions={}, device={}), 1, vocabulary, model, params)
 
 
-def random_bundle(folder: Path) -> Path:
-    """A bundle of random parameters, whose answers depend on the photo."""
+def random_model() -> TrainedModel:
+    """Random parameters, with answers that depend on the photo."""
     # Small enough that no probability is close to 0 or 1.
     spread = np.random.default_rng(0).normal(0, 0.005, (16, len(TAGS))).astype(np.float32)
-    changes = {"tags_logits": {"kernel": spread, "bias": np.zeros(len(TAGS), np.float32)}}
-    export_bundle(trained_model(changes), folder)
+    return trained_model({"tags_logits": {"kernel": spread, "bias": np.zeros(len(TAGS), np.float32)}})
+
+
+def random_bundle(folder: Path) -> Path:
+    """A bundle of the random model."""
+    export_bundle(random_model(), folder)
     return folder
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import jax
 import pytest
 
-from socialtag_jax import cli
+from socialtag_jax import cli, gcs, storage
+from tests import gcs_emulator
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -81,3 +83,43 @@ def socialtag(capsys: pytest.CaptureFixture[str]) -> Socialtag:
         return Result(code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[gcs_emulator.Emulator]:
+    """One for all tests: TensorStore reads its address once in a process."""
+    with gcs_emulator.running() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of a test's own, and the emulator that it is in."""
+
+    root: gcs.RemotePath
+    emulator: gcs_emulator.Emulator
+
+    def upload(self, folder: Path, name: str) -> gcs.RemotePath:
+        """Uploads a local folder's files."""
+        storage.upload([path for path in folder.rglob("*") if path.is_file()], folder, self.root / name)
+        return self.root / name
+
+    def count(self, method: str, part: str) -> int:
+        """Requests so far with this piece in their address."""
+        return sum(one["method"] == method and part in one["target"] for one in self.emulator.requests)
+
+
+@pytest.fixture
+def bucket(emulator: gcs_emulator.Emulator, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Bucket]:
+    """An empty bucket, an empty cache, no faults, and no long waits between tries."""
+    monkeypatch.setenv(gcs.EMULATOR, emulator.url)
+    monkeypatch.setenv("SOCIALTAG_CACHE", str(folder / "cache"))
+    # For tests that use gcsfs themselves: it would ask in gRPC, which no emulator answers.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    monkeypatch.setattr(gcs, "_FIRST_DELAY", 0.01)
+    gcs._retry.cache_clear()
+    emulator.reset()
+    name = f"test-{uuid.uuid4().hex}"
+    emulator.make_bucket(name)
+    yield Bucket(gcs.RemotePath(name, ""), emulator)
+    gcs._retry.cache_clear()

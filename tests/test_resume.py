@@ -168,7 +168,7 @@ def test_metrics_of_a_validation_that_was_not_saved_are_dropped(tmp_path: Path):
         (Position(step=20, epoch=1), lines[:2]),
     ]:
         (tmp_path / "metrics.jsonl").write_text(text)
-        RunLog(tmp_path, position).__exit__()
+        RunLog(tmp_path, position).__exit__(None)
         assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == kept
 
 

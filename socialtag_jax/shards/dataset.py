@@ -10,13 +10,17 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from socialtag_jax import files, json_files
 from socialtag_jax.errors import UserError
+from socialtag_jax.gcs import RemotePath
 from socialtag_jax.json_files import Fields
 from socialtag_jax.pruning import Step
+from socialtag_jax.remote_cache import RemoteCopy
 from socialtag_jax.shards.example import Record, parse_example
 from socialtag_jax.shards.tfrecord import RecordSource
+from socialtag_jax.storage import Location, location
 from socialtag_jax.tag_statistics import TagStatistics, tag_statistics
 from socialtag_jax.tags import TagVocabulary, display_path
 
@@ -47,22 +51,26 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A complete data set on disk.
+    """A complete data set.
 
     Attributes:
-      folder: `DIR/NAME/VERSION`.
+      location: `DIR/NAME/VERSION`, where the user has it: on disk, or on `gs://`.
+      folder: where it is read: the same, or a local copy, to which a split's shards are fetched at the first use.
       name: the data set's name and version.
       vocabulary: its tags.
       splits: the splits that have records.
       fingerprint: SHA-256 over the hashes of all files: equal content, equal fingerprint, whenever and wherever it was
         prepared. Where TFDS made the folder: over its metadata and the shards' sizes.
+      remote: holds the local copy; None where there is none.
     """
 
+    location: Location
     folder: Path
     name: str
     vocabulary: TagVocabulary
     splits: Mapping[str, Split]
     fingerprint: str
+    remote: RemoteCopy | None = None
 
     @property
     def content_hashed(self) -> bool:
@@ -78,7 +86,7 @@ class Dataset:
         if name not in self.splits:
             raise UserError(
                 f"the data set has no split {name!r}, only {', '.join(self.splits)}",
-                where=self.folder,
+                where=self.location,
                 hint="name one of these, or prepare the data set again with that split",
             )
         return self.splits[name]
@@ -86,7 +94,16 @@ class Dataset:
     def records(self, split: str) -> "ParsedRecords":
         """The records of a split, by index."""
         chosen = self.split(split)
+        if self.remote is not None:
+            self.remote.fetch([shard.name for shard in chosen.shards], shard_hashes(self.folder))
         return ParsedRecords(RecordSource(chosen.shards, chosen.lengths), len(self.vocabulary))
+
+    def shard_states(self, split: str) -> list[list[Any]]:
+        """[name, time of change or checksum] of each shard: what tells a shard that was written anew, of equal size."""
+        shards = self.split(split).shards
+        if self.remote is not None:
+            return [[shard.name, self.remote.objects[shard.name].crc32c] for shard in shards]
+        return [[shard.name, shard.stat().st_mtime_ns] for shard in shards]
 
     @functools.cached_property
     def statistics(self) -> Mapping[str, TagStatistics]:
@@ -154,8 +171,8 @@ class ParsedRecords:
         return self._source.frame_size(index)
 
 
-def open_dataset(path: Path) -> Dataset:
-    """Opens a data set's folder, or the one data set that lies below `path`.
+def open_dataset(path: str | Location) -> Dataset:
+    """Opens a data set's folder, or the one data set that lies below `path`, on this computer or on `gs://`.
 
     Every metadata file's hash and every shard's size is compared with the manifest, which must list them all.
 
@@ -163,39 +180,49 @@ def open_dataset(path: Path) -> Dataset:
       UserError: no data set, several, an incomplete one, files that differ from the manifest or are not in it, or
         metadata that contradicts itself.
     """
-    folder = _find(path)
+    found = _find(location(path))
+    remote = RemoteCopy(found) if isinstance(found, RemotePath) else None
+    if remote is None:
+        assert isinstance(found, Path)
+        folder, sizes = found, {one.name: one.stat().st_size for one in found.iterdir() if one.is_file()}
+    else:
+        folder, sizes = remote.folder, {name: stored.size for name, stored in remote.objects.items()}
+        remote.fetch([name for name in sizes if not _is_shard(name)])
     info = _read(folder / INFO)
-    if not (folder / LABELS).exists():
-        raise UserError("the tag labels are missing: no tag vocabulary", where=folder / LABELS, hint=_PREPARE)
+    if LABELS not in sizes:
+        raise UserError("the tag labels are missing: no tag vocabulary", where=found / LABELS, hint=_PREPARE)
     if info.content.get("fileFormat") != "tfrecord":
         raise UserError(
             f"the shards are {info.content.get('fileFormat')!r}, expected 'tfrecord'",
-            where=folder / INFO,
+            where=found / INFO,
             hint="prepare the data set with file_format=tfrecord",
         )
     entries = info.objects("splits") if "splits" in info else []
     splits = {entry.text("name"): _split(folder, info, entry) for entry in entries}
     if len(splits) < len(entries):
         raise info.refuse("lists a split twice")
-    fingerprint = _check_manifest(folder, {shard.name for split in splits.values() for shard in split.shards})
+    shards = {shard.name for split in splits.values() for shard in split.shards}
+    fingerprint = _check_manifest(found, folder, sizes, shards)
     vocabulary = TagVocabulary.load(folder / LABELS)
     return Dataset(
+        location=found,
         folder=folder,
         name=f"{info.text('name')}/{info.text('version')}",
         vocabulary=vocabulary,
         splits={name: split for name, split in splits.items() if len(split)},
         fingerprint=fingerprint,
+        remote=remote,
     )
 
 
-def _find(path: Path) -> Path:
+def _find(path: Location) -> Location:
     if (path / INFO).exists():
         return path
     if not path.exists():
         raise UserError("no such data set", where=path, hint="make one with `socialtag prepare`")
     # Hidden folders are those that `prepare` is still at work in.
     found = [one.parent for pattern in (f"*/{INFO}", f"*/*/{INFO}") for one in path.glob(pattern)]
-    below = sorted(one for one in found if not any(part.startswith(".") for part in one.relative_to(path).parts))
+    below = sorted(one for one in found if "/." not in str(one).removeprefix(str(path)))
     if len(below) == 1:
         return below[0]
     if below:
@@ -204,36 +231,42 @@ def _find(path: Path) -> Path:
     raise UserError(f"not a data set: no {INFO}", where=path, hint="make one with `socialtag prepare`")
 
 
-def _check_manifest(folder: Path, shards: Set[str]) -> str:
-    """The fingerprint of the folder's content, after what can be checked of it without reading the shards."""
-    path = folder / MANIFEST
-    if not path.exists():
+def _check_manifest(location: Location, folder: Path, sizes: Mapping[str, int], shards: Set[str]) -> str:
+    """The data set's fingerprint, after what can be checked of its content without reading the shards.
+
+    Args:
+      location: where the user has it.
+      folder: where its metadata can be read.
+      sizes: of all files that are there, in bytes.
+      shards: those of all splits.
+    """
+    if MANIFEST not in sizes:
         # Rejects alone are left by the TFDS builders as well.
-        if (folder / STATISTICS).exists():
+        if STATISTICS in sizes:
             raise UserError(
                 f"incomplete data set: {MANIFEST} is missing, which is written last",
-                where=folder,
+                where=location,
                 hint=f"it was copied or deleted in part; {_PREPARE}",
             )
         metadata = b"".join((folder / name).read_bytes() for name in (INFO, LABELS))
-        sizes = sorted((one.name, one.stat().st_size) for one in folder.iterdir() if ".tfrecord-" in one.name)
-        return hashlib.sha256(metadata + repr(sizes).encode()).hexdigest()
-    listed = _read(path).fields("files")
+        present = sorted((name, size) for name, size in sizes.items() if _is_shard(name))
+        return hashlib.sha256(metadata + repr(present).encode()).hexdigest()
+    listed = _read(folder / MANIFEST).fields("files")
     for name in listed:
-        entry, file = listed.fields(name), folder / name
+        entry, file = listed.fields(name), location / name
         if Path(name).name != name:
             raise listed.refuse(f"lists {name!r}, which is no file's name")
-        if not file.is_file():
+        if name not in sizes:
             raise UserError(f"the file is missing, but {MANIFEST} lists it", where=file, hint=_PREPARE)
-        if file.stat().st_size != entry.count("size"):
+        if sizes[name] != entry.count("size"):
             raise UserError(
-                f"{file.stat().st_size} bytes, but {MANIFEST} says {entry.count('size')}",
+                f"{sizes[name]} bytes, but {MANIFEST} says {entry.count('size')}",
                 where=file,
                 hint=f"restore the file from a copy, or {_PREPARE}",
             )
         # Shards are large, and their records carry checksums that every read checks; `verification` reads them whole.
         expected = entry.text("sha256")
-        if not _is_shard(name) and files.sha256(file) != expected:
+        if not _is_shard(name) and files.sha256(folder / name) != expected:
             raise UserError(
                 f"the content is not what {MANIFEST} says (SHA-256 differs)",
                 where=file,
@@ -243,10 +276,10 @@ def _check_manifest(folder: Path, shards: Set[str]) -> str:
     unlisted = needed - set(listed)
     if unlisted:
         raise listed.refuse(f"does not list {min(unlisted)}")
-    strangers = {one for one in (*listed, *(file.name for file in folder.iterdir())) if _is_shard(one)} - shards
+    strangers = {one for one in (*listed, *sizes) if _is_shard(one)} - shards
     if strangers:
         raise UserError(
-            f"no split in {INFO} has this shard", where=folder / min(strangers), hint=f"delete it, or {_PREPARE}"
+            f"no split in {INFO} has this shard", where=location / min(strangers), hint=f"delete it, or {_PREPARE}"
         )
     return hashlib.sha256(json.dumps(listed.content, sort_keys=True).encode()).hexdigest()
 
