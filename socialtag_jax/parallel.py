@@ -328,7 +328,10 @@ class Agreement:
         self._asked: jax.Array | None = None
 
     def __call__(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether this process or any other sets it; to be called by all of them after every step."""
+        """For each flag, whether this process or any other sets it.
+
+        All of them must call it after the same steps, of training and of validation, with as many flags each time.
+        """
         if self._devices.processes == 1:
             return flags
         before, self._asked = self._asked, self._devices.any_process(flags)

@@ -9,17 +9,19 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.stopping import Stopped
 
 _START_SECONDS = 300
 """How long a process waits for the others to start."""
 _HEARTBEAT_SECONDS = 30
-"""A process that was not heard of for so long is lost. Where its connections break, the others know at once."""
+"""A process that was not heard of for so long is lost; that process 0 is, the others know at once."""
 _END_SECONDS = 600
 """How long processes wait at the end for process 0, which may still be writing."""
 _LOST = re.compile(r"gloo|connection (closed|reset)|heartbeat|coordination|UNAVAILABLE", re.IGNORECASE)
@@ -110,12 +112,17 @@ def together(group: Group) -> Iterator[None]:
 
     Raises:
       UserError: the others cannot be found or did not come, or one of them is lost.
+      Stopped: as the work within does.
     """
     import jax
 
     _join(group)
     try:
         yield
+    except Stopped:
+        # All of them stop; process 0 may still be saving, and would miss those that left before.
+        jax.distributed.shutdown()
+        raise
     except BaseException as error:
         # jax's own way out waits for the others, which wait for this process. What is registered last runs first.
         atexit.register(_end, getattr(error, "exit_code", 1))
@@ -130,13 +137,16 @@ def lost(group: Group, reason: str) -> UserError:
     return UserError(
         f"another process of this training has ended, or cannot be reached: {reason}",
         where=group,
-        hint="its own output says why; start all of them again with the same command to go on from the last checkpoint",
+        hint="its own output says why; start all with the same command to go on from the last checkpoint, within "
+        f"{_START_SECONDS} s of each other",
     )
 
 
 def _join(group: Group) -> None:
     import jax
 
+    if group.process == 0:
+        _require_free_port(group)
     # SIGTERM is the program's own business; jax would catch it, and end nothing.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -159,6 +169,20 @@ def _join(group: Group) -> None:
             f"the processes did not come together: {str(error).splitlines()[0]}",
             where=group.coordinator or "--distributed",
             hint=f"start all of them within {_START_SECONDS} s; HOST:PORT is process 0's, and all must reach it",
+        ) from error
+
+
+def _require_free_port(group: Group) -> None:
+    """What listens on a port that is taken crashes."""
+    assert group.coordinator is not None
+    port = int(group.coordinator.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot listen on port {port}: {error.strerror or error}",
+            where="--coordinator",
+            hint="name another port, the same for all processes",
         ) from error
 
 

@@ -110,7 +110,7 @@ class Trainer:
             )
         self._experiment, self._dataset, self._workdir = experiment, dataset, workdir
         self._devices, self._log, self._stream = devices, log, stream
-        self._stop, self._clock = stop or StopRequest(), clock
+        self._stop, self._clock, self._agreed = stop or StopRequest(), clock, parallel.Agreement(devices)
         self._model = build_model(experiment, len(dataset.vocabulary))
         self._size = announcement.EpochSize.of(experiment, dataset)
         self._bad = BadRecords(experiment.input.max_bad_records, workdir / BAD_RECORDS, log=log)
@@ -284,13 +284,13 @@ class Trainer:
             stream=self._stream,
             run_log=run.log,
         )
-        minutes, agreed = self._experiment.checkpoints.every_minutes, parallel.Agreement(self._devices)
+        minutes = self._experiment.checkpoints.every_minutes
         try:
             for batch in epoch.timed(self._devices.prefetch(batches)):
                 state, sums = steps.train(state, batch)
                 epoch.launched(sums)
                 due = minutes > 0 and self._clock() - run.saved_at >= 60 * minutes
-                due, stopped = agreed(due, self._stop.signal is not None)
+                due, stopped = self._agreed(due, self._stop.signal is not None)
                 if due or stopped:
                     self._save(run, position.within_epoch(epoch.settle()), state)
                 if stopped:
@@ -339,8 +339,8 @@ class Trainer:
             return functools.partial(jax.device_get, every)
 
         for _, (loss, scores, weight, tag_ids) in one_ahead(self._devices.prefetch(data.validation()), launch):
-            if self._devices.processes == 1:  # others would wait for this one
-                self._stop.check()
+            if self._agreed(False, self._stop.signal is not None)[1]:
+                raise Stopped(self._stop.signal or signal.SIGTERM)
             has_tags = tag_ids[..., 0] >= 0
             total += float(np.sum(loss * weight, dtype=np.float64))
             images += float(np.sum(weight))
