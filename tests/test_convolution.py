@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import export
 
 from socialtag_jax.convolution import convolution, direct, winograd
-from socialtag_jax.model import TagPredictor, frozen_features, init_params, max_pool
+from socialtag_jax.model import max_pool
 
 
 def drawn(height: int, width: int, features_in: int, features: int, batch: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -45,16 +45,6 @@ def test_an_image_s_outputs_do_not_depend_on_its_batch():
     together = np.asarray(convolve(images, kernel))
     for size in (1, 3, 5):
         np.testing.assert_array_equal(convolve(images[:size], kernel), together[:size])
-
-
-def test_features_do_not_depend_on_the_batch():
-    model = TagPredictor(n_tags=3)
-    params = init_params(model, jax.random.key(0), 64)
-    images = np.random.default_rng(2).integers(0, 256, (8, 64, 64, 3), np.uint8)
-    features = jax.jit(lambda images: frozen_features(model, params, images, 19))
-    together = np.asarray(features(images))
-    for size in (1, 3):
-        np.testing.assert_array_equal(features(images[:size]), together[:size])
 
 
 def operations(images: jax.ShapeDtypeStruct, features: int, platform: str) -> str:
