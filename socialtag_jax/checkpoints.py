@@ -144,9 +144,10 @@ class RunCheckpoints:
           metrics: "loss" and "f1" of the validation split; None within an epoch.
           average: of the parameters; None where there is none.
         """
-        if self.steps and self.steps[-1] == step:
-            self._manager.wait_until_finished()
-            self._manager.delete(step)
+        if self.steps[-1:] == [step]:
+            with self._access():
+                self._manager.wait_until_finished()
+                self._manager.delete(step)
         # orbax refuses an empty item.
         averaged = {} if average is None else {"average": ocp.args.StandardSave(_own_copy(average))}
         saved = self._access()(self._manager.save)(

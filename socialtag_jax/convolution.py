@@ -1,6 +1,6 @@
 """3 x 3 convolutions: XLA's own and, on CPUs, Winograd's method, which needs a quarter of the multiplications.
 
-XLA's convolutions on CPUs run at three quarters of the rate of its matrix products, at batches of 32 at less than half.
+XLA's convolutions on CPUs run at three quarters of the rate of its matrix products or less, the larger the batch.
 Winograd's F(4 x 4, 3 x 3) is matrix products throughout: an image is cut into tiles of 4 x 4 outputs, each made from
 6 x 6 inputs; kernels and tiles are transformed to 36 numbers a feature, multiplied, and transformed back.
 

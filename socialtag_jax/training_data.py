@@ -265,8 +265,12 @@ class FeatureData:
 
     def _look_again(self, view: FeatureView, split: str) -> None:
         """Records that were skipped when features were computed: they may be whole by now, or too many for this run."""
-        for index in view.skipped():
-            error = input_pipeline.problem(self._dataset.records(split), index, self._compute_shape)
+        skipped = view.skipped()
+        if not skipped:
+            return
+        records = self._dataset.records(split)
+        for index in skipped:
+            error = input_pipeline.problem(records, index, self._compute_shape)
             if error is None:
                 view.forget(index)
             else:

@@ -7,18 +7,14 @@ epochs: fine tuning (16 frozen layers) from Corel5K's photos at 224 px, and tran
 Command:  python -m experiments.benchmarks.data_wait [--corel5k data/corel5k.zip]     (3 minutes on 2 cores)
 """
 
-import json
 import shutil
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import corel5k_data, harness
+from experiments.benchmarks.commands import metrics, socialtag
 from experiments.benchmarks.harness import Answer, Context, Row
 from socialtag_jax import files
-from socialtag_jax.errors import UserError
 
 FULL = {"train": 4050, "validation": 450}
 GOAL_PERCENT = 2.0
@@ -49,18 +45,11 @@ def epochs(context: Context, name: str, number: int) -> list[dict[str, Any]]:
     experiment = folder / "experiment.py"
     files.write_text(experiment, RUNS[name])
     dataset = corel5k_data.photos(context, "corel5k_full", FULL).dataset.folder
-    command = [sys.executable, "-m", "socialtag_jax.cli", "train", str(experiment), "--dataset", str(dataset)]
-    command += ["--workdir", str(folder / "run"), "--weights", str(corel5k_data.initial_weights(context))]
+    arguments = ["--dataset", dataset, "--workdir", folder / "run", "--weights", corel5k_data.initial_weights(context)]
     if "features" in name:
-        command += ["--cache.folder", str(folder / "features")]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if result.returncode != 0:
-        raise UserError(f"it failed: {result.stdout[-2000:]}", where="socialtag train")
-    return [line for line in metrics(folder / "run") if line["kind"] == "epoch"]
-
-
-def metrics(run_folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        arguments += ["--cache.folder", folder / "features"]
+    socialtag("train", experiment, *arguments)
+    return metrics(folder / "run", "epoch")
 
 
 def run(context: Context) -> Answer:

@@ -15,15 +15,12 @@ Command:  python -m experiments.benchmarks.sweep [--corel5k data/corel5k.zip]   
 
 import json
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 from experiments.benchmarks import corel5k_data, harness
+from experiments.benchmarks.commands import socialtag
 from experiments.benchmarks.harness import Answer, Context, Row
 from socialtag_jax import files
-from socialtag_jax.errors import UserError
 
 FULL = {"train": 4050, "validation": 450}
 HEADS, EPOCHS, TURNS = 64, 10, 3
@@ -82,14 +79,7 @@ experiment = Experiment(
 
     def _seconds(self, command: str, flag: str, *arguments: str) -> float:
         self._count += 1
-        line = [sys.executable, "-m", "socialtag_jax.cli", command, str(self._experiment)]
-        line += ["--dataset", str(self._dataset), flag, str(self._output()), *arguments]
-        start = time.perf_counter()
-        result = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        seconds = time.perf_counter() - start
-        if result.returncode != 0:
-            raise UserError(f"it failed: {result.stdout[-2000:]}", where=f"socialtag {command}")
-        return seconds
+        return socialtag(command, self._experiment, "--dataset", self._dataset, flag, self._output(), *arguments)
 
 
 def run(context: Context) -> Answer:

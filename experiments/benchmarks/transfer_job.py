@@ -22,17 +22,16 @@ Command:  python -m experiments.benchmarks.transfer_job [--corel5k data/corel5k.
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.benchmarks import corel5k_data, harness
+from experiments.benchmarks.commands import metrics, socialtag
 from experiments.benchmarks.corel5k_data import TAGS, Photos
 from experiments.benchmarks.harness import Answer, Context, Peer, Row
 from socialtag_jax import files
-from socialtag_jax.errors import UserError
 from socialtag_jax.machine import usable_cores
 
 SIZE, BATCH, EPOCHS, LEARNING_RATE = 224, 32, 10, 1e-3
@@ -71,8 +70,7 @@ class OurJob:
     def run(self, photos: Photos, *, views: int, size: int = SIZE) -> float:
         """Seconds of one run, of whose features a former one with the same views may have left some."""
         folder, seconds = self._command("train", "--workdir", photos, views=views, size=size)
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        loss = [line["loss"] for line in lines if line["kind"] == "validation"][-1]
+        loss = metrics(folder, "validation")[-1]["loss"]
         print(f"ours, {views} views, {size} px: {seconds:.1f} s, loss {loss:.4f}", file=sys.stderr)
         return seconds
 
@@ -90,19 +88,13 @@ class OurJob:
         """Runs a `socialtag` command: its output folder, and the seconds of the whole process."""
         self._runs += 1
         folder = self._folder / f"run{self._runs}"
-        line = [sys.executable, "-m", "socialtag_jax.cli", command, str(self._experiment)]
-        line += ["--dataset", str(photos.dataset.folder), folder_flag, str(folder), "--weights", str(self._weights)]
+        line = ["--dataset", str(photos.dataset.folder), folder_flag, str(folder), "--weights", str(self._weights)]
         line += ["--cache.views", str(views), "--cache.folder", str(self._folder / "features")]
         # A batch of features is padded: this size pads none of the part.
         line += ["--model.input-size", str(size), "--input.eval-batch-size", str(BATCH), *arguments]
         if views == 1:
             line += ["--augmentation.no-enabled"]
-        start = time.perf_counter()
-        result = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        seconds = time.perf_counter() - start
-        if result.returncode != 0:
-            raise UserError(f"it failed: {result.stdout[-2000:]}", where=f"socialtag {command}")
-        return folder, seconds
+        return folder, socialtag(command, self._experiment, *line)
 
 
 class PeerJob:
