@@ -1,0 +1,99 @@
+"""What commands share: how they are added, options and types of the command line, and lines to stderr."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from socialtag_jax.errors import printable
+
+
+class Commands:
+    """The commands of a parser.
+
+    Args:
+      parser: gets `--help` and usage errors for them.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        self, name: str, run: Callable[[argparse.Namespace], int] | None, text: str, **options: Any
+    ) -> argparse.ArgumentParser:
+        """A command, to which its options are added.
+
+        Args:
+          name: what is typed.
+          run: parsed command line -> exit code; None where the command's own actions say.
+          text: what it does, in a line.
+          **options: of `ArgumentParser`.
+        """
+        command = self._parsers.add_parser(name, help=text, description=text, allow_abbrev=False, **options)
+        command.set_defaults(run=run)
+        return command
+
+
+def log(line: str) -> None:
+    """One line to stderr: stdout belongs to results."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def add_allow_outside(parser: argparse.ArgumentParser) -> None:
+    """`--allow-outside`, of commands that read a CSV file."""
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="tags-csv: take photos that lie outside the CSV file's folder: absolute paths, .. and symbolic links",
+    )
+
+
+def add_pruning(parser: argparse.ArgumentParser) -> None:
+    """`--pruning` and `--balancing`."""
+    from socialtag_jax.rules import BALANCING, PRESETS, PRUNING, describe
+
+    pruning = f"drop tags and photos, in this order: {describe(PRUNING, PRESETS)}"
+    parser.add_argument("--pruning", nargs="+", default=[], metavar="RULE", help=pruning)
+    balancing = f"take frequent tags from training photos, at random: {describe(BALANCING)}"
+    parser.add_argument("--balancing", nargs="+", default=[], metavar="RULE", help=balancing)
+
+
+def add_json(parser: Any) -> None:
+    """`--json`; `parser` may be a group of one."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`, of commands that read a run."""
+    parser.add_argument(
+        "--checkpoint", default="best", help="best (on the validation split; default), latest, or a step"
+    )
+
+
+def positive(text: str) -> int:
+    """Argument type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def at_least_two(text: str) -> int:
+    """Argument type: a whole number of at least 2."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 2")
+    return int(text)
+
+
+def not_negative(text: str) -> int:
+    """Argument type: a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """Argument type: a share below 1, or a number of photos."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a share below 1 nor a number of photos") from None
