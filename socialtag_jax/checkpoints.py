@@ -16,12 +16,20 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
 from socialtag_jax.gcs import RemotePath, first_line
+from socialtag_jax.json_files import Fields
 from socialtag_jax.storage import Location, checkpoint_folder
 
 _ONE_PROCESS = ocp.options.MultiprocessingOptions(
     primary_host=0, active_processes={0}, barrier_sync_key_prefix="process-0"
 )
 """Process 0 alone reads and writes checkpoints: the others need not see its folder, and it never waits for them."""
+
+
+_DAMAGED = "start again in a new --workdir, or from another checkpoint of this one"
+
+
+class MisfitError(UserError):
+    """A checkpoint that can be read, but has other arrays than the model."""
 
 
 def score(metrics: Mapping[str, float], monitor: str) -> float:
@@ -40,7 +48,7 @@ class Restored:
     """A checkpoint's content; `average` is None where there is none."""
 
     step: int
-    meta: Mapping[str, Any]
+    meta: Fields
     params: Any
     optimizer_state: Any
     average: Any
@@ -174,9 +182,10 @@ class RunCheckpoints:
         self._require_any()
         return self.steps[-1]
 
-    def meta(self, step: int) -> dict[str, Any]:
+    def meta(self, step: int) -> Fields:
         """The JSON meta of a checkpoint."""
-        return self._read(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        content = self._read(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        return Fields(content, self._folder / str(step) / "meta", _DAMAGED)
 
     def restore_params(self, step: int, like: Any) -> Any:
         """Only the parameters; `like` gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves)."""
@@ -186,10 +195,11 @@ class RunCheckpoints:
         """Only the average of the parameters; `like` as in `restore_params`."""
         return self._restore(step, average=like)["average"]
 
-    def restore_newest(self, likes: Callable[[Mapping[str, Any]], tuple[Any, Any, Any]]) -> Restored | None:
+    def restore_newest(self, likes: Callable[[Fields], tuple[Any, Any, Any]]) -> Restored | None:
         """The newest checkpoint that can be read whole; None where there is none at all.
 
         Newer ones that are damaged are named, and deleted: they would stand in the way of the run's next checkpoint.
+        One that is whole, but of another model, is not passed over.
 
         Args:
           likes: from a checkpoint's meta to what its parameters, optimizer state and average look like; None for the
@@ -197,6 +207,7 @@ class RunCheckpoints:
 
         Raises:
           UserError: there are checkpoints, but none can be read.
+          MisfitError: the newest that can be read has other arrays than `likes` says.
         """
         damaged: list[int] = []
         for step in reversed(self.steps):
@@ -205,6 +216,8 @@ class RunCheckpoints:
                 params_like, optimizer_like, average_like = likes(meta)
                 averaged = {} if average_like is None else {"average": average_like}
                 items = self._restore(step, params=params_like, optimizer=optimizer_like, **averaged)
+            except MisfitError:
+                raise
             except UserError as error:
                 self._log(f"warning: {error}; trying an older one")
                 damaged.append(step)
@@ -217,18 +230,26 @@ class RunCheckpoints:
         return None
 
     def _restore(self, step: int, **likes: Any) -> Mapping[str, Any]:
+        with self._reading(step):
+            metadata = self._manager.item_metadata(step)
+            stored = {item: _arrays(metadata[item].tree) for item in likes}
+        for item, like in likes.items():
+            _require_same(stored[item], _arrays(like), self._folder / str(step) / item)
         args = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
         return self._read(step, ocp.args.Composite(**args))
 
     def _read(self, step: int, args: ocp.args.Composite) -> Mapping[str, Any]:
-        try:
+        with self._reading(step):
             return self._manager.restore(step, args=args)
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # on damaged files orbax and TensorStore raise nearly anything
-            raise UserError(
-                f"the checkpoint does not fit the model or is damaged: {str(error).splitlines()[0]}",
-                where=self._folder / str(step),
-                hint="was it written by another configuration?",
-            ) from error
+            what = (str(error).splitlines() or [type(error).__name__])[0]
+            where = self._folder / str(step)
+            raise UserError(f"the checkpoint is damaged: {what}", where=where, hint=_DAMAGED) from error
 
     @contextlib.contextmanager
     def _access(self) -> Iterator[None]:
@@ -252,6 +273,25 @@ class RunCheckpoints:
 def like(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     """Shapes and dtypes of a tree, to be restored onto `sharding`."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+    """The path of each array in a tree -> its dtype and shape."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} {list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _require_same(stored: Mapping[str, str], expected: Mapping[str, str], where: Location) -> None:
+    """Orbax would convert other dtypes without a word, and does not name the array whose shape differs."""
+    for path in sorted({*stored, *expected}):
+        if stored.get(path) != expected.get(path):
+            raise MisfitError(
+                f"{path} is {stored.get(path, 'not there')}, expected {expected.get(path, 'no such array')}",
+                where=where,
+                hint="the checkpoint is of another model; use a new --workdir for this one",
+            )
 
 
 def _own_copy(tree: Any) -> Any:

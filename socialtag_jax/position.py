@@ -1,11 +1,11 @@
 """How far a run has come: stages, epochs, steps, and how long validation has not got better."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import Any
 
 from socialtag_jax.config import Stage
+from socialtag_jax.json_files import Fields
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,22 @@ class Position:
     current: EpochSums = EpochSums()
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Position":
-        """From what `dataclasses.asdict` made of a position."""
-        return cls(**{**values, "current": EpochSums(**values["current"])})
+    def from_json(cls, fields: Fields) -> "Position":
+        """From what `dataclasses.asdict` made of a position.
+
+        Raises:
+          UserError: it is none.
+        """
+        counts = {name: fields.count(name) for name in ("stage", "stage_epoch", "epoch", "step", "stale_epochs")}
+        current = fields.fields("current")
+        done = EpochSums(current.count("steps"), current.number("loss"), current.number("images"))
+        best = fields.content.get("best_score")
+        # The score of a metric that is no number is minus infinity.
+        if best is not None and best != -math.inf:
+            best = fields.number("best_score")
+        if done.steps > counts["step"] or counts["stage_epoch"] > counts["epoch"]:
+            raise fields.refuse(f"position {dict(fields.content)}: more was done of a part than of the whole")
+        return cls(**counts, best_score=best, current=done)
 
     @property
     def epoch_start(self) -> int:

@@ -22,6 +22,7 @@ from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.epoch import DivergedError, Epoch
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.input_pipeline import train_order
+from socialtag_jax.json_files import Fields
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
 from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
 from socialtag_jax.position import Position
@@ -191,7 +192,8 @@ class Trainer:
             position, state = self._found_or_fresh(saved)
             devices.broadcast(json.dumps(dataclasses.asdict(position)).encode())
         else:
-            position = Position.from_json(json.loads(devices.broadcast(b"")))
+            sent = Fields(json.loads(devices.broadcast(b"")), self._workdir, "process 0 sent it")
+            position = Position.from_json(sent)
             shapes = param_shapes(self._model, self._experiment.model.input_size)
             start = functools.partial(self._stage_start, position)
             state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
@@ -201,8 +203,8 @@ class Trainer:
         """The newest checkpoint's state, or a fresh one."""
         shapes = param_shapes(self._model, self._experiment.model.input_size)
 
-        def likes(meta: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-            start = functools.partial(self._stage_start, Position.from_json(meta["position"]))
+        def likes(meta: Fields) -> tuple[Any, Any, Any]:
+            start = functools.partial(self._stage_start, self._position(meta))
             state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
             like = checkpoints.like(state, self._devices.replicated)
             return like.params, like.opt_state, like.average
@@ -211,10 +213,16 @@ class Trainer:
         if restored is None:
             params = initial_params(self._model, self._experiment, self._dataset.vocabulary.sha256, self._log)
             return Position(), self._devices.replicate(self._stage_start(Position(), jnp.zeros((), jnp.int32), params))
-        position = Position.from_json(restored.meta["position"])
+        position = self._position(restored.meta)
         self._log(f"continuing after epoch {position.epoch}, step {position.step}")
         step = self._devices.replicate(jnp.int32(position.step))
         return position, TrainState(step, restored.params, restored.optimizer_state, restored.average)
+
+    def _position(self, meta: Fields) -> Position:
+        position = Position.from_json(meta.fields("position"))
+        if position.stage >= len(self._experiment.stages):
+            raise meta.refuse(f"says stage {position.stage}, but the experiment has {len(self._experiment.stages)}")
+        return position
 
     def _stage_start(self, position: Position, step: jax.Array, params: Params) -> TrainState:
         """The state before the first step of a position's stage."""

@@ -14,6 +14,7 @@ from socialtag_jax.evaluate import Scorer
 from socialtag_jax.model import Params, TagPredictor, param_shapes, tag_logits
 from socialtag_jax.optimizer import Average
 from socialtag_jax.parallel import CompiledStep, Devices
+from socialtag_jax.position import Position
 from socialtag_jax.run_folder import RunConfig
 from socialtag_jax.steps import build_model
 from socialtag_jax.storage import Location
@@ -59,8 +60,8 @@ def load(run: Location, checkpoint: str, devices: Devices, *, log: Callable[[str
         step = _step(saved, checkpoint)
         meta = saved.meta(step)
         try:
-            vocabulary = TagVocabulary(tuple(meta["tags"]), tuple(meta["displays"]))
-            sha256 = vocabulary.sha256, meta["vocabulary_sha256"]
+            vocabulary = TagVocabulary(tuple(meta.content["tags"]), tuple(meta.content["displays"]))
+            sha256 = vocabulary.sha256, meta.content["vocabulary_sha256"]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"the checkpoint's tags are damaged: {error}", where=folder / str(step)) from error
         if not sha256 == (config.dataset["vocabulary_sha256"],) * 2:
@@ -71,7 +72,8 @@ def load(run: Location, checkpoint: str, devices: Devices, *, log: Callable[[str
         params = saved.restore_params(step, checkpoints.like(shapes, devices.replicated))
         decay = experiment.optimizer.ema_decay
         if decay is not None:
-            freeze_layers = experiment.stages[meta["position"]["stage"]].freeze_layers
+            position = Position.from_json(meta.fields("position"))
+            freeze_layers = experiment.stages[position.stage].freeze_layers
             average = jax.eval_shape(lambda params: Average.start(params, freeze_layers, decay), shapes)
             average = saved.restore_average(step, checkpoints.like(average, devices.replicated))
             params = {**params, **average.params}

@@ -117,7 +117,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     with pytest.raises(Stopped):
         trainer(dataset, tmp_path, stop=AskedAfter(looks)).run()
     with RunCheckpoints(tmp_path / "checkpoints", Checkpoints(), log=lambda _: None, read_only=True) as saved:
-        position = Position.from_json(saved.meta(saved.steps[-1])["position"])
+        position = Position.from_json(saved.meta(saved.steps[-1]).fields("position"))
     assert (position.step, position.epoch, position.current.steps) == (step, epoch, done)
     assert trainer(dataset, tmp_path).run().position.step == 3 * STEPS
     assert outcome(tmp_path) == outcome(whole)
@@ -146,7 +146,7 @@ def test_a_run_that_saves_every_step_and_fails(dataset: Dataset, whole: Path, tm
         except MemoryError:
             failures += 1
         with RunCheckpoints(tmp_path / "checkpoints", Checkpoints(), log=lambda _: None, read_only=True) as saved:
-            within = [step for step in saved.steps if saved.meta(step)["position"]["current"]["steps"]]
+            within = [step for step in saved.steps if saved.meta(step).content["position"]["current"]["steps"]]
             assert within in ([], [saved.steps[-1]])
     assert failures == 3
     assert outcome(tmp_path) == outcome(whole)

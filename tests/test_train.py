@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from socialtag_jax import Tagger, files, trained
-from socialtag_jax.checkpoints import RunCheckpoints, like
+from socialtag_jax.checkpoints import MisfitError, RunCheckpoints, like
 from socialtag_jax.config import Augmentation, Checkpoints, Experiment, Input, Model, Optimizer, Stage, resolve
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import evaluate
 from socialtag_jax.export import export_bundle
+from socialtag_jax.json_files import Fields
 from socialtag_jax.parallel import Devices
 from socialtag_jax.position import EpochSums, Position
 from socialtag_jax.rules import parse_pruning
@@ -220,6 +221,32 @@ def test_position():
     assert position.next_stage() == Position(stage=1, epoch=4, step=4)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("stage", -1, "field 'position.stage' is -1, expected a whole number of at least 0"),
+        ("step", 2.5, "field 'position.step' is 2.5, expected"),
+        ("step", None, "field 'position.step' is None, expected"),
+        ("best_score", "high", "field 'position.best_score' is 'high', expected a number"),
+        ("best_score", float("nan"), "field 'position.best_score' is nan, expected a number"),
+        ("current", [], "field 'position.current' is [], expected an object"),
+        ("current", {"steps": 9, "loss": 1.0, "images": 72.0}, "more was done of a part than of the whole"),
+        ("epoch", 0, "more was done of a part than of the whole"),
+    ],
+)
+def test_an_edited_position_is_refused(field: str, value: Any, message: str):
+    position = Position(
+        stage=1, stage_epoch=1, epoch=3, step=8, best_score=-float("inf"), current=EpochSums(2, 1.5, 16.0)
+    )
+    content = dataclasses.asdict(position)
+    where = Path("checkpoints/8/meta")
+    assert Position.from_json(Fields({"position": content}, where, "").fields("position")) == position
+    with pytest.raises(UserError) as refused:
+        Position.from_json(Fields({"position": {**content, field: value}}, where, "").fields("position"))
+    assert message in str(refused.value)
+    assert refused.value.where == str(where)
+
+
 def quiet(folder: Path, config: Checkpoints | None = None, *, read_only: bool = False) -> RunCheckpoints:
     return RunCheckpoints(folder, config or Checkpoints(), log=lambda _: None, read_only=read_only)
 
@@ -238,12 +265,38 @@ def test_checkpoints_keep_latest_and_best(tmp_path: Path, monitor: Any, best: in
     with quiet(tmp_path / "checkpoints", Checkpoints(monitor=monitor), read_only=True) as saved:
         assert saved.steps == kept
         assert (saved.best_step(), saved.latest_step()) == (best, 5)
-        assert saved.meta(4) == {"step": 4}
+        assert saved.meta(4).content == {"step": 4}
         restored = saved.restore_params(5, like(params, devices.replicated))
         np.testing.assert_array_equal(restored["layer"]["kernel"], np.arange(4))
-        wrong = {"layer": {"kernel": np.zeros((2, 2), np.float32)}}
-        with pytest.raises(UserError, match="does not fit the model or is damaged"):
-            saved.restore_params(5, like(wrong, devices.replicated))
+
+
+@pytest.mark.parametrize(
+    ("path", "changed", "message"),
+    [
+        ("layer/kernel", np.zeros((2, 2), np.float32), "layer/kernel is float32 [4], expected float32 [2, 2]"),
+        ("layer/kernel", np.zeros(4, np.float16), "layer/kernel is float32 [4], expected float16 [4]"),
+        ("layer/scale", np.zeros(4, np.float32), "layer/scale is not there, expected float32 [4]"),
+        ("layer/bias", None, "layer/bias is float32 [2], expected no such array"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, path: str, changed: Any, message: str):
+    """By the array that differs; it is neither converted, nor passed over for an older one, nor deleted."""
+    devices = Devices(jax.local_devices()[:1])
+    params = devices.replicate({"layer": {"kernel": np.arange(4, dtype=np.float32), "bias": np.ones(2, np.float32)}})
+    with quiet(tmp_path / "checkpoints") as saved:
+        for step in (1, 2):
+            saved.save(step, params, {"count": np.int32(step)}, {"step": step}, {"loss": 0.5, "f1": 0.5})
+    layer, name = path.split("/")
+    other = {layer: {one: leaf for one, leaf in {**params[layer], name: changed}.items() if leaf is not None}}
+    with quiet(tmp_path / "checkpoints") as saved:
+        with pytest.raises(MisfitError) as refused:
+            saved.restore_params(2, like(other, devices.replicated))
+        assert refused.value.what == message
+        assert refused.value.where == str(tmp_path / "checkpoints" / "2" / "params")
+        optimizer = like({"count": np.int32(0)}, devices.replicated)
+        with pytest.raises(MisfitError):
+            saved.restore_newest(lambda _: (like(other, devices.replicated), optimizer, None))
+        assert saved.steps == [1, 2]
 
 
 @pytest.mark.parametrize("part", ["params", "optimizer", "meta"])
@@ -264,13 +317,13 @@ def test_a_damaged_newest_checkpoint_is_walked_back_over(tmp_path: Path, part: s
     with RunCheckpoints(folder, Checkpoints(), log=lines.append) as saved:
         restored = saved.restore_newest(lambda _: likes)
         assert restored is not None
-        assert (restored.step, restored.meta) == (1, {"step": 1})
+        assert (restored.step, restored.meta.content) == (1, {"step": 1})
         np.testing.assert_array_equal(restored.params["layer"]["kernel"], np.arange(4000))
         saved.save(2, params, state, {"step": 2, "again": True}, {"loss": 0.5, "f1": 0.0})
     assert len(lines) == 1
-    assert f"{folder / '2'}: the checkpoint does not fit the model or is damaged" in lines[0]
+    assert f"{folder / '2'}: the checkpoint is damaged" in lines[0]
     with quiet(folder, read_only=True) as saved:
-        assert saved.meta(2) == {"step": 2, "again": True}
+        assert saved.meta(2).content == {"step": 2, "again": True}
 
 
 def test_no_readable_checkpoint_at_all(tmp_path: Path):
