@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def export_bundle(trained: TrainedModel, output: Location, *, keras: bool = Fals
       keras: adds the model as a `.keras` file (see `export_keras`), which the bundle's own loader does not need.
 
     Raises:
-      UserError: `output` exists, or Keras is asked for and cannot be imported.
+      UserError: `output` exists, another process exports to it, or Keras is asked for and cannot be imported.
     """
     if output.exists():
         raise UserError("exists already", where=output, hint="choose another --output, or delete it")
@@ -41,13 +40,17 @@ def export_bundle(trained: TrainedModel, output: Location, *, keras: bool = Fals
         with staged(output, last=tagger.TAGGER) as folder:
             _write_bundle(trained, folder, keras=keras)
         return
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        _write_bundle(trained, partial, keras=keras)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    partial = output.with_name(f".{output.name}.partial")
+    with files.exclusive(partial):
+        try:
+            folder = partial / "bundle"
+            # What a killed export left.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            _write_bundle(trained, folder, keras=keras)
+            folder.rename(output)
+        finally:
+            shutil.rmtree(partial)
 
 
 def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
@@ -61,7 +64,7 @@ def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
     # Parameters are arguments: as constants they would be in the bundle twice, and in every compiled program.
     exported = export.export(jax.jit(inference(trained)), platforms=PLATFORMS)(shapes, images)
-    (folder / tagger.STABLEHLO).write_bytes(exported.serialize())
+    files.write_bytes(folder / tagger.STABLEHLO, exported.serialize())
     pretrained.save_weights(
         params,
         folder / tagger.PARAMS,

@@ -8,6 +8,7 @@ published under CC BY 4.0: https://www.robots.ox.ac.uk/~vgg/research/very_deep/
 """
 
 import hashlib
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,6 +109,17 @@ def load_starting_weights(
     return {layer: params[layer] for layer in CONVOLUTIONS}
 
 
+def _same_order(data: bytes) -> bytes:
+    """The content of a `.safetensors` file, with its header in one order: `save` shuffles the metadata each time.
+
+    Format: https://huggingface.co/docs/safetensors (uint64 length of the header, JSON padded with spaces, arrays).
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
+
+
 def save_weights(
     params: LayerParams, path: Path, *, source: str = "unknown", vocabulary_sha256: str | None = None
 ) -> None:
@@ -138,7 +150,7 @@ def save_weights(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not `save_file`, which leaves the file readable by its owner alone: caches are shared.
-        files.write_bytes(path, save(tensors, metadata))
+        files.write_bytes(path, _same_order(save(tensors, metadata)))
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror or error}", where=path) from error
 

@@ -41,7 +41,8 @@ pwd >"$STUB_CLOUD/trained-in"
 echo start >>"$STUB_CLOUD/starts"
 step=$(cat "$STUB_CLOUD/bucket-step" 2>/dev/null || echo 0)
 echo "starts at step $step"
-trap 'echo saved; exit 0' TERM
+echo $$ >"$HOME/trainer"
+trap 'echo saved; echo "socialtag: stopped by SIGTERM; run the same command again to go on"; exit 0' TERM
 while [ "$step" -lt 3 ] || [ -e "$STUB_CLOUD/hold" ]; do
   step=$((step + 1)); echo "step $step"
   # Process 0 alone writes.

@@ -93,13 +93,17 @@ def test_an_installation_that_fails_on_one_worker_names_it(cloud: Cloud, cause: 
 
 
 def test_status_tells_how_a_training_ended(cloud: Cloud) -> None:
-    cloud.plan(workers=3)
+    """The whole worker was asked to stop, was killed; the trainer failed, and was asked to stop alone."""
+    cloud.plan(workers=4)
     cloud.run("create")
     cloud.run("install")
     (cloud.folder / "hold").touch()
     cloud.run("launch", *TRAIN)
     os.killpg(int((cloud.folder / "home0/socialtag/pid").read_text()), signal.SIGTERM)
     os.killpg(int((cloud.folder / "home1/socialtag/pid").read_text()), signal.SIGKILL)
+    cloud.wait_for("home3/trainer")
+    os.kill(int((cloud.folder / "home3/trainer").read_text()), signal.SIGTERM)
+    cloud.run("logs", "--worker", "3")
     (cloud.folder / "trainer-status").write_text("7")
     (cloud.folder / "hold").unlink()
     cloud.run("logs", "--worker", "2")
@@ -108,6 +112,7 @@ def test_status_tells_how_a_training_ended(cloud: Cloud) -> None:
         "worker 0: stopped",
         "worker 1: died",
         "worker 2: failed with exit status 7",
+        "worker 3: stopped",
     ]
 
 

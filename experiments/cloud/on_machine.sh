@@ -39,11 +39,13 @@ machine_install() { # REVISION EXTRAS
 
 machine_train() { # socialtag train's arguments
   local status=0 stopped=
-  # A machine that shuts down sends SIGTERM to all; the trainer then saves and exits with 0, but has not finished.
+  # A machine that shuts down sends SIGTERM to all, an administrator perhaps to the trainer alone: it saves and exits
+  # with 0, but has not finished.
   trap 'stopped=yes' TERM
   cd "$HOME/socialtag/source"
   { printf '=== %s socialtag train' "$(date -u +%FT%TZ)"; printf ' %q' "$@"; echo; } >>../train.log
   ../environment/bin/socialtag train "$@" >>../train.log 2>&1 || status=$?
+  case $(tail -n 1 ../train.log) in "socialtag: stopped by "*) stopped=yes ;; esac
   [ -z "$stopped" ] || status=stopped
   echo "$status" >../exit_status.new
   mv ../exit_status.new ../exit_status
