@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from socialtag_jax.config import Checkpoints
 from socialtag_jax.errors import UserError
 from socialtag_jax.gcs import RemotePath, first_line
 from socialtag_jax.json_files import Fields
+from socialtag_jax.progress import format_bytes
 from socialtag_jax.storage import Location, checkpoint_folder
 
 _ONE_PROCESS = ocp.options.MultiprocessingOptions(
@@ -25,6 +27,7 @@ _ONE_PROCESS = ocp.options.MultiprocessingOptions(
 """Process 0 alone reads and writes checkpoints: the others need not see its folder, and it never waits for them."""
 
 
+_GO_ON = "run the same command again: it goes on from the newest that is complete"
 _DAMAGED = "start again in a new --workdir, or from another checkpoint of this one"
 
 
@@ -123,8 +126,10 @@ class RunCheckpoints:
     def __exit__(self, *_: object) -> None:
         # Saving goes on in the background: every way out waits for it.
         with self._access():
-            self._manager.wait_until_finished()
-            self._manager.close()
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -151,10 +156,15 @@ class RunCheckpoints:
           meta: anything that is JSON.
           metrics: "loss" and "f1" of the validation split; None within an epoch.
           average: of the parameters; None where there is none.
+
+        Raises:
+          UserError: the disk has no room for it, or it or the one before cannot be written.
         """
+        with self._access():
+            self._manager.wait_until_finished()
+        self._require_room(sum(leaf.nbytes for leaf in jax.tree.leaves((params, optimizer_state, average))))
         if self.steps[-1:] == [step]:
             with self._access():
-                self._manager.wait_until_finished()
                 self._manager.delete(step)
         # orbax refuses an empty item.
         averaged = {} if average is None else {"average": ocp.args.StandardSave(_own_copy(average))}
@@ -251,19 +261,29 @@ class RunCheckpoints:
             where = self._folder / str(step)
             raise UserError(f"the checkpoint is damaged: {what}", where=where, hint=_DAMAGED) from error
 
+    def _require_room(self, nbytes: int) -> None:
+        """Before orbax begins: it writes many files at once, and would say much about each that fails."""
+        if isinstance(self._folder, RemotePath):
+            return
+        free = shutil.disk_usage(self._folder).free
+        if nbytes > free:
+            need = f"a checkpoint needs {format_bytes(nbytes)}, and {format_bytes(free)} are free"
+            raise UserError(
+                f"No space left on device: {need}",
+                where=self._folder,
+                hint=f"make room; then {_GO_ON}",
+            )
+
     @contextlib.contextmanager
     def _access(self) -> Iterator[None]:
-        """Makes one line of what the clients below orbax raise, of many kinds, when a bucket does not answer."""
+        """Makes one line of what the libraries below orbax raise, of many kinds, when they cannot write or read."""
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
-            if not isinstance(self._folder, RemotePath) or isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"the checkpoints cannot be reached: {first_line(error)}",
-                where=self._folder,
-                hint="run the same command again: it goes on from the newest that is complete",
-            ) from error
+            what = f"the checkpoints cannot be reached: {first_line(error)}"
+            raise UserError(what, where=self._folder, hint=_GO_ON) from error
 
     def _require_any(self) -> None:
         if not self.steps:
