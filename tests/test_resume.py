@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from socialtag_jax import stopping
+from socialtag_jax import stopping, trained
 from socialtag_jax.checkpoints import RunCheckpoints
 from socialtag_jax.config import Augmentation, Checkpoints, Experiment, Input, Model, Optimizer, Stage
 from socialtag_jax.parallel import Devices
@@ -57,8 +57,11 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def trainer(dataset: Dataset, workdir: Path, experiment: Experiment = EXPERIMENT, **options: Any) -> Trainer:
-    return Trainer(experiment, dataset, workdir, devices=Devices(), log=lambda _: None, stream=io.StringIO(), **options)
+def trainer(
+    dataset: Dataset, workdir: Path, experiment: Experiment = EXPERIMENT, devices: int = 4, **options: Any
+) -> Trainer:
+    some = Devices(jax.local_devices()[:devices])
+    return Trainer(experiment, dataset, workdir, devices=some, log=lambda _: None, stream=io.StringIO(), **options)
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
@@ -121,6 +124,37 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert (position.step, position.epoch, position.current.steps) == (step, epoch, done)
     assert trainer(dataset, tmp_path).run().position.step == 3 * STEPS
     assert outcome(tmp_path) == outcome(whole)
+
+
+def test_the_same_seed_gives_the_same_bits(dataset: Dataset, whole: Path, tmp_path: Path):
+    """Whatever the number of threads that make batches."""
+    threads = dataclasses.replace(EXPERIMENT, input=dataclasses.replace(EXPERIMENT.input, threads=3))
+    trainer(dataset, tmp_path, threads).run()
+    assert outcome(tmp_path) == outcome(whole)
+
+
+def test_a_run_goes_on_with_4_then_1_then_2_devices(dataset: Dataset, whole: Path, tmp_path: Path):
+    """What was saved is restored to the bit; from there on sums over a batch are taken in another order."""
+    with pytest.raises(Stopped):
+        trainer(dataset, tmp_path, stop=AskedAfter(STEPS + BATCHES + 1)).run()
+    saved = outcome(tmp_path)["checkpoints"][STEPS + 2]
+    for count in (1, 2):
+        devices = Devices(jax.local_devices()[:count])
+        loaded = trained.load(tmp_path, str(STEPS + 2), devices, log=lambda _: None)
+        assert len(loaded.params["tags_logits"]["kernel"].devices()) == count
+        for layer, leaves in loaded.params.items():
+            for name, leaf in leaves.items():
+                if layer.startswith("block"):  # of the head, the average is loaded
+                    assert np.asarray(leaf).tobytes() == saved[f"params['{layer}']['{name}']"]
+    with pytest.raises(Stopped):
+        trainer(dataset, tmp_path, devices=1, stop=AskedAfter(STEPS)).run()
+    assert trainer(dataset, tmp_path, devices=2).run().position.step == 3 * STEPS
+    metrics, expected = (
+        [line for line in outcome(folder)["metrics"] if line["kind"] != "train"] for folder in (tmp_path, whole)
+    )
+    assert [(line["kind"], line["step"]) for line in metrics] == [(line["kind"], line["step"]) for line in expected]
+    for found, wanted in zip(metrics, expected, strict=True):
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
 
 
 class Clock:
