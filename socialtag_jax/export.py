@@ -64,7 +64,7 @@ def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
     # Parameters are arguments: as constants they would be in the bundle twice, and in every compiled program.
     exported = export.export(jax.jit(inference(trained)), platforms=PLATFORMS)(shapes, images)
-    files.write_bytes(folder / tagger.STABLEHLO, exported.serialize())
+    files.write_bytes(folder / tagger.STABLEHLO, bytes(exported.serialize()))
     pretrained.save_weights(
         params,
         folder / tagger.PARAMS,

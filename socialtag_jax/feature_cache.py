@@ -85,11 +85,17 @@ class FeatureView:
 
     def missing(self) -> list[range]:
         """The runs of records that have no features yet; each begins where a shard does."""
+        return self.runs(self.absent())
+
+    def absent(self) -> np.ndarray:
+        """Which shards are not there, bool [shards]."""
         self._check_key()
-        starts = range(0, self._records, self._shard_rows)
-        absent = [start for start in starts if not self._is_complete(start)]
+        return np.array([not self._is_complete(start) for start in range(0, self._records, self._shard_rows)], bool)
+
+    def runs(self, absent: np.ndarray) -> list[range]:
+        """The runs of records in those shards, bool [shards]; each begins where a shard does."""
         runs: list[range] = []
-        for start in absent:
+        for start in (np.flatnonzero(absent) * self._shard_rows).tolist():
             stop = min(start + self._shard_rows, self._records)
             if runs and runs[-1].stop == start:
                 runs[-1] = range(runs[-1].start, stop)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from socialtag_jax import config, pretrained, search_space, sweep_report, training_data
+from socialtag_jax import config, feature_data, pretrained, search_space, sweep_report
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.model import HEAD_LAYERS, Params
@@ -68,8 +68,8 @@ def load_features(
     model = build_model(experiment, len(dataset.vocabulary))
     params = initial_params(model, experiment, dataset.vocabulary.sha256, log)
     (stage,) = experiment.stages
-    data = training_data.FeatureData(experiment, stage, dataset, model, devices, params, first_epoch=0, stream=stream)
-    training_data.check_disk(data.needed_views(0), training_data.cache_folder(experiment), log)
+    data = feature_data.FeatureData(experiment, stage, dataset, model, devices, params, first_epoch=0, stream=stream)
+    feature_data.check_disk(data.needed_views(0), feature_data.cache_folder(experiment), log)
     views = [data.complete("train", number).all() for number in range(data.views)]
     validation, validation_tags = data.complete("validation", 0).all()
     train = [features.astype(np.float32, copy=False) for features, _ in views]

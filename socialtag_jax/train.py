@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from socialtag_jax import announcement, checkpoints, config, files, parallel, pretrained, run_folder, training_data
+from socialtag_jax import announcement, checkpoints, config, feature_data, files, parallel, pretrained, run_folder
 from socialtag_jax.bad_records import BAD_RECORDS, BadRecords
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
 from socialtag_jax.epoch import DivergedError, Epoch
 from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.feature_data import FeatureData
 from socialtag_jax.input_pipeline import train_order
 from socialtag_jax.json_files import Fields
 from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
@@ -32,7 +33,7 @@ from socialtag_jax.stage_steps import StageCompiler, StageSteps
 from socialtag_jax.steps import TrainState, build_model, stage_start
 from socialtag_jax.stopping import Stopped, StopRequest
 from socialtag_jax.storage import Location, local_path
-from socialtag_jax.training_data import FeatureData, ImageData, TrainingData
+from socialtag_jax.training_data import ImageData, TrainingData
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,6 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         experiment = config.resolve(experiment, devices.platform)
-        if devices.processes > 1 and any(training_data.is_cached(experiment, stage) for stage in experiment.stages):
-            raise UsageError(
-                f"{experiment.cache.views}: features are cached by one process, and here are {devices.processes}",
-                where="--cache.views",
-                hint="--cache.views 0 trains from the photos",
-            )
         if devices.processes > 1 and experiment.input.max_bad_records:
             raise UsageError(
                 f"{experiment.input.max_bad_records}: one process counts them, and here are {devices.processes}",
@@ -245,7 +240,7 @@ class Trainer:
     def _training_data(self, position: Position, params: Params) -> TrainingData:
         """Where the batches of a position's stage come from."""
         stage = self._experiment.stages[position.stage]
-        if not training_data.is_cached(self._experiment, stage):
+        if not feature_data.is_cached(self._experiment, stage):
             return self._images
         return FeatureData(
             self._experiment,
@@ -402,7 +397,7 @@ class Trainer:
         }
         if views:
             every = [view for one in views.values() for view in one]
-            training_data.check_disk(every, training_data.cache_folder(experiment), log)
+            feature_data.check_disk(every, feature_data.cache_folder(experiment), log)
         uncached = {index: sum(len(rows) for view in one for rows in view.missing()) for index, one in views.items()}
         operations = announcement.run_flops(experiment, self._size, self._model.n_tags, position, uncached)
         announcement.announce_time(operations, self._roof, log)

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from socialtag_jax import feature_cache, memory_check, training_data
+from socialtag_jax import feature_cache, memory_check
 from socialtag_jax.config import Augmentation, Cache, Experiment, Input, Optimizer, Stage, resolve
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.feature_cache import FeatureView
+from socialtag_jax.feature_data import FeatureData, is_cached
 from socialtag_jax.model import TagPredictor, frozen_features, init_params, tag_logits
 from socialtag_jax.parallel import Devices
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.steps import build_model
 from socialtag_jax.train import initial_params
-from socialtag_jax.training_data import FeatureData
 from tests.photos import colour_rows, photo_folder, prepared
 from tests.test_train import EXPERIMENT as SHORT
 from tests.test_train import arrays_of, metrics_of, train, untimed_metrics_of
@@ -294,7 +294,8 @@ def test_a_disk_that_is_too_small_is_refused(dataset: Dataset, tmp_path: Path, m
     expected = rf"{tmp_path}/cache: the features to be computed need 1\.0 MB, but only 0\.7 MB are free"
     with pytest.raises(UserError, match=expected):
         train(cached(tmp_path / "cache", 2), dataset, tmp_path / "run")
-    train(cached(tmp_path / "cache", 1), dataset, tmp_path / "run")
+    with pytest.raises(UserError, match="run/checkpoints: No space left on device: a checkpoint needs"):
+        train(cached(tmp_path / "cache", 1), dataset, tmp_path / "run")
 
 
 def test_float16_features_are_close(dataset: Dataset, tmp_path: Path):
@@ -335,13 +336,13 @@ def test_features_hand_on_what_the_model_computes(freeze_layers: int):
 
 def test_stages_without_frozen_convolutions_are_not_cached():
     experiment = cached(Path("cache"), 1)
-    assert [training_data.is_cached(experiment, Stage(freeze_layers=n)) for n in (0, 1, 2, 19)] == [
+    assert [is_cached(experiment, Stage(freeze_layers=n)) for n in (0, 1, 2, 19)] == [
         False,
         False,
         True,
         True,
     ]
-    assert not training_data.is_cached(EXPERIMENT, Stage())
+    assert not is_cached(EXPERIMENT, Stage())
 
 
 def test_settings_that_make_no_sense_are_refused():

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 from socialtag_jax import experiment_files, trained
-from socialtag_jax.errors import UsageError, UserError
+from socialtag_jax.errors import UserError
 from socialtag_jax.parallel import Devices
 from socialtag_jax.processes import Group, together
 from socialtag_jax.shards.dataset import Dataset, open_dataset
@@ -72,20 +73,23 @@ class Ended:
 
 
 class Pair:
-    """Two processes with the same command."""
+    """Two processes with the same command; `caches` gives each one its own, as on its machine's disk."""
 
-    def __init__(self, commands: list[list[str]], devices: tuple[int, int]) -> None:
+    def __init__(
+        self, commands: list[list[str]], devices: tuple[int, int], caches: tuple[Path, Path] | None = None
+    ) -> None:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
         environment = {name: value for name, value in environment.items() if "proxy" not in name.lower()}
+        own = [{}, {}] if caches is None else [{"SOCIALTAG_CACHE": str(folder)} for folder in caches]
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-W", "error", *command],
-                env=environment | {"JAX_NUM_CPU_DEVICES": str(count)},
+                env=environment | {"JAX_NUM_CPU_DEVICES": str(count)} | cache,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for command, count in zip(commands, devices, strict=True)
+            for command, count, cache in zip(commands, devices, own, strict=True)
         ]
 
     def end(self, seconds: float = 120) -> tuple[Ended, Ended]:
@@ -102,8 +106,8 @@ class Pair:
 
 
 @contextmanager
-def pair(*commands: list[str], devices: tuple[int, int] = (2, 2)) -> Iterator[Pair]:
-    both = Pair(list(commands), devices)
+def pair(*commands: list[str], devices: tuple[int, int] = (2, 2), **options: Any) -> Iterator[Pair]:
+    both = Pair(list(commands), devices, **options)
     try:
         yield both
     finally:
@@ -368,14 +372,36 @@ def test_other_commands_are_for_one_process(socialtag: Callable[..., Any], comma
     assert "--distributed: is for `socialtag train` alone" in result.err
 
 
-def test_several_processes_cache_no_features(setting: Setting, tmp_path: Path):
-    devices = Devices()
-    devices.processes = 2
+def test_several_processes_compute_features_together(setting: Setting, tmp_path: Path):
+    """Those of one process, bit for bit, in each one's cache; here only process 1 has none yet."""
     experiment = experiment_files.override(
-        experiment_files.load_experiment(setting.experiment), ["--cache.views", "1"], prog="test"
+        experiment_files.load_experiment(setting.experiment),
+        ["--cache.views", "1", "--cache.folder", str(tmp_path / "alone" / "features")],
+        prog="test",
     )
-    with pytest.raises(UsageError, match=r"--cache\.views: 1: features are cached by one process, and here are 2"):
-        Trainer(experiment, setting.dataset, tmp_path, devices=devices, log=lambda _: None, stream=io.StringIO())
+    one = Trainer(
+        experiment, setting.dataset, tmp_path / "one", devices=Devices(), log=lambda _: None, stream=io.StringIO()
+    )
+    one.run()
+    features = {path.relative_to(tmp_path / "alone"): path for path in (tmp_path / "alone").rglob("*.bin")}
+    assert features
+    expected = {path: full.read_bytes() for path, full in features.items()}
+    caches = tmp_path / "cache0", tmp_path / "cache1"
+    shutil.copytree(tmp_path / "alone", caches[0])
+    setting.experiment.with_name("cached.py").write_text(
+        setting.experiment.read_text()
+        .replace("input=", "cache=Cache(views=1), input=")
+        .replace("Input,", "Cache, Input,")
+    )
+    cached = Setting(setting.experiment.with_name("cached.py"), setting.dataset)
+    with training(cached, tmp_path / "two", caches=caches) as both:
+        first, second = both.end()
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    for cache in caches:
+        assert {path.relative_to(cache): path.read_bytes() for path in cache.rglob("*.bin")} == expected
+    for kind in ("epoch", "validation"):
+        alone, together = (metrics_of(folder, kind) for folder in (tmp_path / "one", tmp_path / "two"))
+        assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], rel=1e-5)
 
 
 def test_one_process_is_a_group_that_names_nobody():
