@@ -1,13 +1,22 @@
 # Each target makes its own virtual environment; PYTHON chooses the interpreter.
 PYTHON ?= python3
 
-.PHONY: demo test test-interop bench lint types clean
+.PHONY: demo test coverage test-interop bench lint types clean
 
 demo: .venv/demo.done
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python experiments/demo.py
 
+# Each worker needs up to 6 GB; a file's tests stay together, since they share what they prepare.
+WORKERS ?= 2
+
 test: lint types
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+coverage: .venv-test/test.done
+	.venv-test/bin/python -m coverage erase
+	.venv-test/bin/python -m coverage run -m pytest -n $(WORKERS) --dist loadfile
+	.venv-test/bin/python -m coverage combine --quiet
+	.venv-test/bin/python -m coverage report --skip-covered
 
 lint: .venv-test/test.done
 	.venv-test/bin/ruff check .
@@ -47,4 +56,4 @@ bench: .venv-bench/bench.done
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-interop .venv-bench .venv-peers demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-test .venv-interop .venv-bench .venv-peers demo build dist *.egg-info .coverage* .pytest_cache .ruff_cache .hypothesis

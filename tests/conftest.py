@@ -1,8 +1,11 @@
 """Strictness for every test: four simulated devices, no silent dtype promotion, no silent rank promotion."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -30,6 +33,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def pytest_unconfigure() -> None:
     """Leaves no compiled programs behind."""
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back() -> Iterator[None]:
+    """One process runs many modules: what each has compiled, and freed, would stay with it, gigabytes at the end."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -228,7 +228,7 @@ experiment = Experiment(
     optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.9),
     input=Input(batch_size=8, eval_batch_size=4),
     cache=Cache(views=2),
-    stages=(Stage(epochs=8, freeze_layers=19), Stage(epochs=2, freeze_layers=16)),
+    stages=(Stage(epochs=3, freeze_layers=19), Stage(epochs=1, freeze_layers=16)),
     checkpoints=Checkpoints(every_minutes=1e-6),
 )
 """
