@@ -8,30 +8,13 @@ from typing import Any, TextIO
 
 import jax
 
-from socialtag_jax.errors import UserError
+from socialtag_jax.divergence import DivergedError
 from socialtag_jax.position import EpochSums, Position
 from socialtag_jax.progress import Progress, format_duration
 from socialtag_jax.roofline import Bound, Roofline
 from socialtag_jax.run_folder import RunLog
 
 _LOG_EVERY = 20
-
-
-class DivergedError(UserError):
-    """A loss that is no finite number.
-
-    Args:
-      whose: as "the loss in step 3".
-      value: of it.
-      step: the training step, counted within its epoch from 0; None of a validation.
-      records: the file that lists its batch.
-    """
-
-    def __init__(self, whose: str, value: float, step: int | None = None, records: object = None) -> None:
-        listed = "" if records is None else f" (the batch's photos are listed in {records})"
-        hint = "start again in a new --workdir with a lower learning rate; this one keeps its last checkpoint before"
-        super().__init__(f"{whose} is {value}: training diverged{listed}", hint=hint)
-        self.whose, self.value, self.step = whose, value, step
 
 
 class Epoch:

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from socialtag_jax import announcement, checkpoints, config, feature_data, files, parallel, pretrained, run_folder
+from socialtag_jax import announcement, checkpoints, config, feature_data, parallel, pretrained, run_folder
 from socialtag_jax.bad_records import BAD_RECORDS, BadRecords
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
-from socialtag_jax.epoch import DivergedError, Epoch
+from socialtag_jax.divergence import DivergedError
+from socialtag_jax.epoch import Epoch
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.feature_data import FeatureData
 from socialtag_jax.input_pipeline import train_order
@@ -300,7 +301,11 @@ class Trainer:
                     raise Stopped(self._stop.signal or signal.SIGTERM)
             summary = epoch.finish()
         except DivergedError as error:
-            raise self._with_records(error, position) from error
+            if not self._devices.is_main:
+                raise
+            order = train_order(len(self._dataset.split("train")), self._experiment.seed, position.epoch)
+            path = self._workdir / run_folder.DIVERGED
+            raise error.with_records(path, self._dataset, order, self._experiment.input.batch_size) from error
         return state, position.within_epoch(epoch.done), summary
 
     def _save(
@@ -311,26 +316,6 @@ class Trainer:
         meta = self._meta(position)
         run.checkpoints.save(position.step, state.params, state.opt_state, meta, validation, average=state.average)
         run.saved_at = self._clock()
-
-    def _with_records(self, error: DivergedError, position: Position) -> DivergedError:
-        """The same error, after the records of the batch whose loss it is were written to a file."""
-        assert error.step is not None
-        if not self._devices.is_main:
-            return error
-        records, size = self._dataset.records("train"), self._experiment.input.batch_size
-        order = train_order(len(records), self._experiment.seed, position.epoch)
-        batch: list[dict[str, Any]] = []
-        for index in order[error.step * size : (error.step + 1) * size].tolist():
-            try:
-                image_id = records[index].image_id
-            except UserError:  # a damaged record, which was skipped
-                continue
-            batch.append({"index": index, "image_id": image_id, "where": records.where(index)})
-        path = self._workdir / run_folder.DIVERGED
-        step = position.epoch_start + error.step + 1
-        content = {"step": step, "epoch": position.epoch + 1, "loss": str(error.value), "records": batch}
-        files.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        return DivergedError(error.whose, error.value, error.step, path)
 
     def _validate(self, evaluate: parallel.CompiledStep, data: TrainingData, params: Params) -> dict[str, float]:
         """Mean loss over all validation images, and mean F1 over those that have tags."""
