@@ -26,7 +26,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
                 "position": items["meta"]["position"],
                 **{
                     f"{item}{jax.tree_util.keystr(path)}": np.asarray(leaf).tobytes()
-                    for item in ("params", "optimizer", "average")
+                    for item in sorted({"params", "optimizer", "average"} & set(items.keys()))
                     for path, leaf in jax.tree_util.tree_leaves_with_path(items[item])
                 },
             }
