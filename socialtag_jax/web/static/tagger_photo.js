@@ -78,7 +78,7 @@ export class Photo {
     const focused = list.contains(document.activeElement) ? document.activeElement.closest(".tag").dataset.tag : null;
     this.shown = shownTags(this.tags, this.choices, threshold, most);
     list.replaceChildren(...this.shown.map((one) => this.chip(one)));
-    this.say(this.shown.length ? "" : "No tag is that sure. Move the slider to the left for more.");
+    this.say(this.shown.length ? "" : "No tag is that likely. Move the slider to the left for more.");
     this.find(".copy").disabled = this.hashtags() === "";
     this.find(".count").textContent = this.shown.length === 1 ? "1 tag" : `${this.shown.length} tags`;
     const current = this.chipOf(focused) ?? list.firstElementChild;
@@ -133,9 +133,10 @@ export class Photo {
     chip.classList.toggle("chip-wrong", choice === REJECTED);
     const [accept, reject] = chip.children;
     accept.setAttribute("aria-pressed", String(choice === ACCEPTED));
-    accept.setAttribute("aria-label", `${one.display}, ${percent(one.confidence)} sure, ${WORDS[choice]}. Accept`);
+    const rejected = choice === REJECTED ? ", rejected" : "";
+    accept.setAttribute("aria-label", `${one.display}, ${percent(one.confidence)} likely${rejected}`);
     reject.setAttribute("aria-pressed", String(choice === REJECTED));
-    reject.setAttribute("aria-label", choice === REJECTED ? `${one.display} is rejected: undo` : `Reject ${one.display}`);
+    reject.setAttribute("aria-label", `Reject ${one.display}`);
     reject.textContent = choice === REJECTED ? "\u21A9" : "\u2715";
   }
 
