@@ -83,6 +83,7 @@ def run_serve(options: argparse.Namespace) -> int:
         from socialtag_jax.serve.app import tagging_app
         from socialtag_jax.serve.feedback import FeedbackFile
         from socialtag_jax.serve.limits import Limits
+        from socialtag_jax.serve.tagging import warm_up
 
         compilation_cache.enable(log)
         tagger = Tagger.load(options.bundle)
@@ -99,6 +100,7 @@ def run_serve(options: argparse.Namespace) -> int:
             held_bytes=max(Limits.held_bytes, request_bytes),
         )
         log(f"compiling the model for batches of up to {MAX_BATCH} photos")
+        warm_up(tagger)
         app = tagging_app(tagger, limits, feedback, hosts=hosting.names_of(options.allow_host, options.host))
         if not hosting.is_loopback(listener):
             log("warning: every computer that reaches this one can use the page and the API; there is no password")

@@ -132,16 +132,15 @@ class HealthBody(BaseModel):
 
 
 def tagging_app(tagger: Tagger, limits: Limits, feedback: FeedbackFile, *, hosts: Iterable[str] = ()) -> FastAPI:
-    """The application, whose model is compiled before it starts.
+    """The application.
 
     Args:
-      tagger: the model.
+      tagger: the model; the first requests wait until it is compiled, unless `tagging.warm_up` has done that.
       limits: on what requests may ask.
       feedback: takes people's choices.
       hosts: names by which browsers may call it; see `hosting.application`.
     """
     service = TaggingService(tagger, limits)
-    service.warm_up()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

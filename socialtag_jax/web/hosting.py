@@ -45,7 +45,7 @@ _SECURITY_HEADERS = {
 }
 _BODY_BYTES = 2**20
 _BODY_SECONDS = 30.0
-_DRAINED_BYTES, _DRAINED_SECONDS = 2**26, 5.0
+_DRAINED_BYTES, _DRAINED_SECONDS = 2**26, 2.0
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 422: "invalid_request"}
 _LONGEST_MESSAGE = 500
 
