@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, Route, expect
 
 from socialtag_jax import Tagger
 from socialtag_jax.serve.app import tagging_app
@@ -19,7 +19,12 @@ from tests.servers import headless_browser, running
 
 LOGITS = np.array([2, -1, 0, -3, 1], np.float32)
 """beach 88 %, sun 73 %, sea 50 %, dog 27 %, snow 5 %."""
-PHOTO = {"name": "holiday.jpg", "mimeType": "image/jpeg", "buffer": encoded(picture(size=(400, 300)), "JPEG")}
+JPEG = encoded(picture(size=(400, 300)), "JPEG")
+
+
+def chosen(name: str = "holiday.jpg", data: bytes = JPEG) -> FilePayload:
+    """As a person chooses it."""
+    return FilePayload(name=name, mimeType="image/jpeg", buffer=data)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,7 @@ def chip(photo: Locator, tag: str) -> Locator:
 
 def test_suggestions_slider_choices_and_copy(page: Page, choices: Path):
     before = len(lines(choices))
-    page.set_input_files("#files", [PHOTO])
+    page.set_input_files("#files", [chosen()])
     photo = page.locator(".photo")
     expect(photo.locator(".tag")).to_have_count(3)
     assert [re.split(r"\s*\n\s*", text) for text in shown(photo)] == [
@@ -132,10 +137,8 @@ def test_suggestions_slider_choices_and_copy(page: Page, choices: Path):
 
 
 def test_several_photos_good_and_bad(page: Page):
-    bad = {"name": "letter.jpg", "mimeType": "image/jpeg", "buffer": b"not a photo"}
-    large = {"name": "large.jpg", "mimeType": "image/jpeg", "buffer": bytes(100_001)}
-    other = {**PHOTO, "name": "other.jpg"}
-    page.set_input_files("#files", [PHOTO, bad, large, other])
+    bad, large = chosen("letter.jpg", b"not a photo"), chosen("large.jpg", bytes(100_001))
+    page.set_input_files("#files", [chosen(), bad, large, chosen("other.jpg")])
     names = [name.inner_text() for name in page.locator(".photo-name").all()]
     assert names == ["holiday.jpg", "letter.jpg", "large.jpg", "other.jpg"]
     expect(page.locator(".count:visible")).to_have_count(2)
@@ -160,7 +163,7 @@ def test_pasted_and_dropped_photos(page: Page):
         document.body.dispatchEvent(event);
     }"""
     for kind in ("paste", "drop"):
-        page.evaluate(give, [kind, PHOTO["mimeType"], list(PHOTO["buffer"])])
+        page.evaluate(give, [kind, "image/jpeg", list(JPEG)])
     expect(page.locator(".count:visible")).to_have_count(2)
     assert page.locator(".photo-name").all_inner_texts() == ["paste.jpg", "drop.jpg"]
 
@@ -171,7 +174,7 @@ def test_keyboard_alone(page: Page, choices: Path):
     expect(page.locator("#files")).to_be_focused()
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
-    chooser.value.set_files([PHOTO])
+    chooser.value.set_files([chosen()])
     photo = page.locator(".photo")
     expect(photo.locator(".tag")).to_have_count(3)
     page.keyboard.press("Tab")
@@ -210,7 +213,7 @@ def test_keyboard_alone(page: Page, choices: Path):
 
 def test_what_a_screen_reader_says(page: Page):
     """Every control has a name and says its state."""
-    page.set_input_files("#files", [PHOTO])
+    page.set_input_files("#files", [chosen()])
     expect(page.locator(".tag")).to_have_count(3)
     page.get_by_role("button", name="Sun, 73 % likely").click()
     page.get_by_role("button", name="Reject Sea").click()
@@ -234,7 +237,7 @@ def test_what_a_screen_reader_says(page: Page):
 
 def test_choices_that_could_not_be_saved_are_sent_again(page: Page, choices: Path):
     before = len(lines(choices))
-    page.set_input_files("#files", [PHOTO])
+    page.set_input_files("#files", [chosen()])
     expect(page.locator(".tag")).to_have_count(3)
     page.context.set_offline(True)
     chip(page.locator(".photo"), "beach").locator(".accept").click()
@@ -248,14 +251,14 @@ def test_choices_that_could_not_be_saved_are_sent_again(page: Page, choices: Pat
 def test_a_busy_server_is_asked_again(page: Page):
     answers = iter([503])
 
-    def first_busy(route: object) -> None:
+    def first_busy(route: Route) -> None:
         if next(answers, None):
-            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": {"code": "overloaded"}})  # pyright: ignore[reportAttributeAccessIssue]
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": {"code": "overloaded"}})
         else:
-            route.continue_()  # pyright: ignore[reportAttributeAccessIssue]
+            route.continue_()
 
     page.route("**/v1/tags*", first_busy)
-    page.set_input_files("#files", [PHOTO])
+    page.set_input_files("#files", [chosen()])
     expect(page.locator(".state")).to_have_text("The server is busy. Trying again in 1 s")
     expect(page.locator(".tag")).to_have_count(3)
 
@@ -264,7 +267,7 @@ def test_on_a_phone(browser: Browser, address: str):
     """390 pixels wide: nothing is cut off, and what is tapped is large enough."""
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     for page in opened(context, address):
-        page.set_input_files("#files", [{**PHOTO, "name": "a_very_long_name_of_a_photo_" * 6 + ".jpg"}])
+        page.set_input_files("#files", [chosen("a_very_long_name_of_a_photo_" * 6 + ".jpg")])
         photo = page.locator(".photo")
         page.locator("#threshold").fill("1")
         expect(photo.locator(".tag")).to_have_count(5)
@@ -287,7 +290,7 @@ def test_text_can_be_read(browser: Browser, address: str, scheme: str):
     """A contrast of 4.5 to 1 between each text and what lies behind it (WCAG 2.2, 1.4.3)."""
     context = browser.new_context(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
     for page in opened(context, address):
-        page.set_input_files("#files", [PHOTO, {**PHOTO, "buffer": b"no photo"}])
+        page.set_input_files("#files", [chosen(), chosen(data=b"no photo")])
         expect(page.locator(".tag")).to_have_count(3)
         expect(page.locator(".failed")).to_have_count(1)
         page.locator(".accept").nth(0).click()

@@ -1,4 +1,4 @@
-"""How many photos a second does `socialtag serve` tag over loopback, how long do they wait, and what if they are too many?
+"""How many photos a second does `socialtag serve` tag, how long does each wait, and what if there are too many?
 
 VGG16 at 224 px with ImageNet's convolutions and a head for Corel5K's 371 tags; float32; photos of 288 px. The server is
 a process of its own, with the command's defaults; clients share its cores. All take turns:
