@@ -23,6 +23,7 @@ from socialtag_jax import Tagger
 from socialtag_jax.serve.app import tagging_app
 from socialtag_jax.serve.feedback import FeedbackFile
 from socialtag_jax.serve.limits import Limits
+from socialtag_jax.web import hosting
 from tests.bundles import TAGS, constant_bundle, random_bundle
 from tests.hostile_photos import REJECTED, TAKEN, encoded, make, picture, png_of_size
 from tests.servers import running
@@ -244,6 +245,21 @@ def test_a_slow_body(strict: str):
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"body_too_slow" in answer
     assert 1.5 < time.monotonic() - start < 8
+
+
+def test_a_head_that_never_ends(constant: Tagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nor begins, nor comes again; who is being answered is not cut off."""
+    monkeypatch.setattr(hosting, "_HEAD_SECONDS", 0.3)
+    slow = SlowTagger(constant)
+    app = tagging_app(slow, Limits(), FeedbackFile(tmp_path / "c"))  # pyright: ignore[reportArgumentType]
+    with running(app) as address, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{address}/v1/tags", files=form(JPEG), timeout=30)
+        for data in (b"", b"POST /v1/tags HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /he"):
+            start = time.monotonic()
+            assert raw(address, data).startswith(b"HTTP/1.1 200 " if data.startswith(b"GET") else b"")
+            assert time.monotonic() - start < 5
+        slow.go.set()
+        assert answer.result().status_code == 200
 
 
 def test_heads_that_lie(strict: str):
