@@ -80,6 +80,30 @@ def test_who_waits_meanwhile_goes_together():
     assert [batch.photos for batch in batches] == [1, 8, 1]
 
 
+def test_who_sends_again_at_once_goes_with_those_who_wait():
+    """Two senders, of three photos each: they do not take turns one by one."""
+    batches: list[Batch] = []
+
+    def score(images: np.ndarray) -> np.ndarray:
+        time.sleep(0.2)
+        return row_sums(images)
+
+    async def main() -> None:
+        batcher = Batcher(score, 32, batches.append)
+        batcher.start()
+
+        async def sender(delay: float) -> None:
+            await asyncio.sleep(delay)
+            for _ in range(3):
+                await batcher.scores(np.zeros((1, 1, 1), np.uint8))
+
+        await asyncio.gather(sender(0), sender(0.05))
+        await batcher.close()
+
+    asyncio.run(main())
+    assert [batch.photos for batch in batches] == [1, 2, 2, 1]
+
+
 def test_who_gives_up_is_not_scored():
     scored: list[int] = []
 
