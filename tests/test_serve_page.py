@@ -145,7 +145,7 @@ def test_several_photos_good_and_bad(page: Page):
     states = page.locator(".state")
     expect(states.nth(1)).to_contain_text("Not an image, or of another kind than JPEG")
     expect(states.nth(2)).to_contain_text("which this server does not take")
-    page.get_by_role("button", name="Copy the hashtags of all photos").click()
+    page.get_by_role("button", name="Copy all hashtags").click()
     expect(page.locator("#toast")).to_have_text("Copied #Beach #Sun #Sea")
     page.get_by_role("button", name="Remove letter.jpg from this page").click()
     expect(page.locator(".photo")).to_have_count(3)

@@ -34,10 +34,10 @@ def add_serve(commands: Commands) -> None:
     command.add_argument("--port", type=not_negative, default=8000, help="0 for any free one (default 8000)")
     command.add_argument(
         "--allow-host",
-        nargs="+",
+        action="append",
         default=[],
         metavar="NAME",
-        help="names by which browsers may call this server, besides its own and addresses in figures",
+        help="a name by which browsers may call this server, besides its own and addresses in figures; may be repeated",
     )
     command.add_argument(
         "--feedback",
@@ -46,13 +46,14 @@ def add_serve(commands: Commands) -> None:
         help="where accepted and rejected suggestions are appended, one JSON object a line "
         "(default: BUNDLE-feedback.jsonl beside the bundle)",
     )
-    command.add_argument("--max-photos", type=positive, default=32, help="of one request (default 32)")
-    command.add_argument("--max-megabytes", type=positive, default=32, help="of one photo (default 32)")
-    command.add_argument("--max-megapixels", type=positive, default=50, help="of one photo (default 50)")
+    command.add_argument("--max-photos", type=positive, default=32, metavar="N", help="of one request (default 32)")
+    command.add_argument("--max-megabytes", type=positive, default=32, metavar="N", help="of one photo (default 32)")
+    command.add_argument("--max-megapixels", type=positive, default=50, metavar="N", help="of one photo (default 50)")
     command.add_argument(
         "--max-waiting",
         type=positive,
         default=128,
+        metavar="N",
         help="photos that wait at once; further ones are answered with 503 (default 128)",
     )
     command.add_argument(
