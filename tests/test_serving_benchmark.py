@@ -69,7 +69,7 @@ def test_any_other_answer_misses_the_goal():
         {name: [10.0] for name in ("1 client", "4 clients", "16 clients", OVERLOAD, ALONE, TOGETHER)}, "photos/s"
     )
     waits = {"p50": 1.0, "p95": 2.0, "p99": 3.0}
-    latencies = dict.fromkeys(("1 client", "4 clients", "16 clients", OVERLOAD), waits)
+    latencies: dict[str, dict[str, float]] = dict.fromkeys(("1 client", "4 clients", "16 clients", OVERLOAD), waits)
     good = {"1 client": {"tagged": 5}, OVERLOAD: {"tagged": 5, "503 with Retry-After": 90}}
     *_, last = rows(series, latencies, good)
     assert (last.ours, last.verdict) == (0, "met")
