@@ -1,11 +1,17 @@
 """What a tagging server must bear: too much, too large, too slow, broken, and meant to harm."""
 
+import asyncio
 import contextlib
+import random
 import socket
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -13,6 +19,7 @@ import numpy as np
 import pytest
 
 from socialtag_jax import Tagger
+from socialtag_jax.serve import uploads
 from socialtag_jax.serve.app import tagging_app
 from socialtag_jax.serve.feedback import FeedbackFile
 from socialtag_jax.serve.limits import Limits
@@ -102,6 +109,50 @@ def test_forms_that_are_none(strict: str, kind: str, body: bytes):
     answer = httpx.post(f"{strict}/v1/tags", content=body, headers=headers)
     assert error_of(answer)[0] in (400, 422)
     assert httpx.get(f"{strict}/healthz").json() == {"status": "ok"}
+
+
+@dataclass(frozen=True)
+class FormRequest:
+    """As much of a request as is read of it."""
+
+    chunks: Sequence[bytes]
+    headers = MappingProxyType({"content-type": "multipart/form-data; boundary=x"})
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        for chunk in self.chunks:
+            yield chunk
+
+
+def test_a_form_that_is_changed_anywhere_is_read_or_refused():
+    """Bytes changed, taken out, put in and repeated, and the body cut into pieces anywhere."""
+    photo = b'--x\r\nContent-Disposition: form-data; name="photos"; filename="a.jpg"\r\n'
+    form = photo + b"Content-Transfer-Encoding: base64\r\n\r\nAAAA\r\n" + photo + b"\r\nBBBB\r\n--x--\r\n"
+    pieces = (b"\r\n", b"--x", b"--", b'"', b";", b"\r", b":", b"quoted-printable", b"=", b"\xff", b"\0")
+    draw, found = random.Random(0), Counter[str]()
+    for _ in range(2000):
+        body = bytearray(form)
+        for _ in range(draw.randint(1, 4)):
+            place, other = draw.randrange(len(body)), draw.randrange(len(body))
+            match draw.randrange(4):
+                case 0:
+                    body[place] = draw.randrange(256)
+                case 1:
+                    del body[place : place + draw.randint(1, 20)]
+                case 2:
+                    body[place:place] = draw.choice(pieces)
+                case _:
+                    body[place:place] = body[other : other + 30]
+        cuts = sorted(draw.randrange(len(body) + 1) for _ in range(3))
+        chunks = [bytes(body[start:end]) for start, end in pairwise([0, *cuts, len(body)])]
+        memory = uploads.Memory(10_000)
+        with memory.share() as share:
+            try:
+                asyncio.run(uploads.read(FormRequest(chunks), Limits(), share))  # pyright: ignore[reportArgumentType]
+                found["read"] += 1
+            except hosting.ApiError as error:
+                found[error.code] += 1
+        assert memory.held == 0
+    assert set(found) == {"read", "bad_form", "unexpected_field"} | (set(found) & {"no_photos"})
 
 
 def test_every_hostile_photo(server: str, tmp_path: Path):

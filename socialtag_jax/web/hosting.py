@@ -343,8 +343,9 @@ def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=patience,
     )
-    # uvicorn warns of each request that is no HTTP: anybody could fill the log.
+    # They warn of each request that is no HTTP, or no form: anybody could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     return uvicorn.Server(config)
 
 
