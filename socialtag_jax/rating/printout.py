@@ -87,8 +87,8 @@ def as_text(study: Study, found: Findings) -> str:
     """The results as people read them."""
     origin, every = study.origin, list(found.precision.values())
     lines = [
-        f"{origin.bundle} on {origin.dataset}, {origin.split}: {study.photos:,} photos, seed {origin.seed}; "
-        f"predicted: over {origin.threshold:g}, at most {origin.max_tags} tags",
+        f"{origin.bundle} on {origin.dataset}, {origin.split}: {study.photos:,} photos, seed {origin.seed}",
+        f"predicted tags: over {origin.threshold:g}, at most {origin.max_tags} a photo",
         f"{found.photos:,} photos rated, {found.photos_by_several:,} by several raters",
     ]
     if not found.photos:
