@@ -1,7 +1,7 @@
 """A study's results as text, as JSON, and every answer as CSV."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from socialtag_jax.rating.candidates import Source
 from socialtag_jax.rating.results import Agreement, Distribution, JudgedPhoto, Labels, Share
 from socialtag_jax.rating.study import Study
 
-_LABEL_WIDTH, _CELL_WIDTH = 32, 16
+_LABEL_WIDTH, _CELL_WIDTH = 28, 13
 _BAR_WIDTH = 8
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -33,9 +33,9 @@ class Findings:
 
     photos: int
     photos_by_several: int
-    raters: dict[str, tuple[int, float | None]]
-    precision: dict[Source, Distribution]
-    agreement: dict[str, Agreement]
+    raters: Mapping[str, tuple[int, float | None]]
+    precision: Mapping[Source, Distribution]
+    agreement: Mapping[str, Agreement]
     labels: Labels
 
 
@@ -93,35 +93,41 @@ def as_text(study: Study, found: Findings) -> str:
     ]
     if not found.photos:
         return printable("\n".join(lines))
-    lines.append(_row("raters", ["photos", "their mean *"]))
-    lines += [_row(f"  {name}", [f"{count:,}", _number(mean)]) for name, (count, mean) in found.raters.items()]
-    lines.append("  * of the subjective precision of predicted tags, by their answers alone")
     lines += ["", _row("subjective precision", list(found.precision))]
     lines.append(_row("  photos (N)", [f"{one.photos:,}" for one in every]))
     for name in ("mean", "median", "std"):
         lines.append(_row(f"  {name}", [_number(getattr(one, name)) for one in every]))
-    intervals = ["-" if one.interval is None else "{:.3f} - {:.3f}".format(*one.interval) for one in every]
+    intervals = ["-" if one.interval is None else "{:.3f}–{:.3f}".format(*one.interval) for one in every]
     lines.append(_row("  95 % interval of the mean", intervals))
     lines.append(_row("  photos over 0.5", [_count(one.over_half, one.photos) for one in every]))
     lines.append(_row("  photos with no fitting tag", [_count(one.no_fitting_tag, one.photos) for one in every]))
     lines.append(_row("  photos without such tags", [f"{one.photos_without_tags:,}" for one in every]))
-    lines += ["", _row("photos by subjective precision", list(found.precision))]
+    lines += ["", _row("histogram (photos)", list(found.precision))]
     for tenth in range(10):
         border = f"  {tenth / 10:.1f} to {'1' if tenth == 9 else f'below {(tenth + 1) / 10:.1f}'}"
         lines.append(_row(border, [_bar(one.histogram[tenth], max(one.histogram)) for one in every]))
-    lines += ["", *_agreement(found.agreement), "", *_labels(found.labels)]
+    lines += ["", *_raters(found.raters), "", *_agreement(found.agreement), "", *_labels(found.labels)]
     return printable("\n".join(line.rstrip() for line in lines))
 
 
-def _agreement(by_name: dict[str, Agreement]) -> list[str]:
+def _raters(raters: Mapping[str, tuple[int, float | None]]) -> list[str]:
+    """What each would have found alone."""
+    lines = [_row("predicted tags, by rater", ["mean", "photos"])]
+    for name, (count, mean) in raters.items():
+        shown = name if len(name) <= _LABEL_WIDTH - 3 else f"{name[: _LABEL_WIDTH - 4]}…"
+        lines.append(_row(f"  {shown}", [_number(mean), f"{count:,}"]))
+    return lines
+
+
+def _agreement(by_name: Mapping[str, Agreement]) -> list[str]:
     if not by_name["all"].tags:
         return ["agreement between raters: no photo has two raters yet"]
-    every = list(by_name.values())
+    lines = [_row("agreement between raters", ["tags", "alpha *", "equal"])]
+    for name, one in by_name.items():
+        lines.append(_row(f"  {name} tags", [f"{one.tags:,}", _number(one.alpha), _number(one.same)]))
     return [
-        _row("agreement between raters", [f"{name} tags" if name == "all" else name for name in by_name]),
-        _row("  tags with several answers", [f"{one.tags:,}" for one in every]),
-        _row("  Krippendorff's alpha", [_number(one.alpha) for one in every]),
-        _row("  equal answers", [_number(one.same) for one in every]),
+        *lines,
+        "  * Krippendorff's, nominal: 1 is perfect agreement, 0 that of chance; over tags with two answers or more",
     ]
 
 
