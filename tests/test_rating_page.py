@@ -19,7 +19,8 @@ from playwright.sync_api import Browser, Page, expect
 from socialtag_jax.rating.application import rating_application
 from socialtag_jax.rating.candidates import Source
 from socialtag_jax.rating.study import Study
-from socialtag_jax.rating.study_file import StudyPhoto, write_study
+from socialtag_jax.rating.study_file import StudyPhoto, StudyTag, write_study
+from socialtag_jax.rules import parse_pruning
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from tests.bundles import TAGS, random_bundle
 from tests.photos import photo_folder, prepared
@@ -40,7 +41,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(2 * PHOTOS)
     }
     source = photo_folder(tmp_path_factory.mktemp("photos"), rows)
-    return prepared(source, tmp_path_factory.mktemp("data"), pruning=[]).folder
+    pruning = parse_pruning([f"vocabulary={','.join(TAGS)}"])
+    return prepared(source, tmp_path_factory.mktemp("data"), pruning=pruning).folder
 
 
 @pytest.fixture(scope="module")
@@ -288,8 +290,6 @@ def test_hostile_tags_and_names_are_text(browser: Browser, dataset: Dataset, tmp
 
 
 def study_photos(sources: Sequence[Source], confidence: float) -> Sequence[StudyPhoto]:
-    from socialtag_jax.rating.study_file import StudyTag
-
     return [
         StudyPhoto(
             record,
@@ -313,7 +313,7 @@ def test_what_is_sent_does_not_depend_on_the_sources(browser: Browser, dataset: 
         with serving(path, dataset) as (_, address), browser.new_context() as context:
             page = context.new_page()
             responses = []
-            page.on("response", responses.append)
+            page.on("response", lambda one, responses=responses: responses.append(one))
             join(page, address, "Ada")
             mark(page, 0, 3)
             go_next(page, 2)
@@ -377,8 +377,11 @@ def start(bundle: Path, data: Path, study: Path, port: int, *more: str) -> tuple
     )
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line.startswith("rate on http://127.0.0.1:")
-    return process, line.split()[-1]
+    if not line.startswith("http://127.0.0.1:"):
+        process.kill()
+        process.communicate()
+        pytest.fail(f"printed {line!r}")
+    return process, line.strip()
 
 
 def test_the_command_is_killed_and_started_again(browser: Browser, bundle: Path, data: Path, tmp_path: Path, socialtag):
@@ -394,7 +397,7 @@ def test_the_command_is_killed_and_started_again(browser: Browser, bundle: Path,
             def mark_some(count: int) -> None:
                 # Chips end in their key.
                 texts = [text[:-1] for text in page.locator("#tags button").all_text_contents()]
-                assert set(texts) <= {tag.title() for tag in TAGS}
+                assert set(texts) <= set(TAGS)
                 mark(page, *range(count))
                 clicked.append(texts[:count])
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from socialtag_jax.commands.arguments import Commands, add_json, log, not_negative, positive
+from socialtag_jax.commands.arguments import Commands, add_hosting, add_json, log, not_negative, positive
 from socialtag_jax.errors import UsageError
 from socialtag_jax.storage import Location, local_path, location
 
@@ -54,11 +54,7 @@ def add_rate(commands: Commands) -> None:
         metavar="FILE",
         help=f"where answers are kept: an SQLite file, or a folder for {_STUDY} (default: BUNDLE-rating)",
     )
-    command.add_argument("--host", default="127.0.0.1", help="to listen on (default 127.0.0.1: this computer alone)")
-    command.add_argument("--port", type=not_negative, default=8001, help="default 8001; 0 takes any free one")
-    command.add_argument(
-        "--allow-host", nargs="+", default=[], metavar="NAME", help="other names by which browsers call this computer"
-    )
+    add_hosting(command, 8001)
     command.add_argument("--results", type=local_path, metavar="STUDY", help="print the results of a study so far")
     command.add_argument("--csv", type=local_path, metavar="FILE", help="with --results: write every answer")
     add_json(command)
@@ -116,9 +112,9 @@ def _serve(options: argparse.Namespace) -> int:
             app = rating_application(study, dataset.records(study.origin.split), hosts=hosts)
             log(f"results so far: socialtag rate --results {path}")
             if not hosting.is_loopback(listener):
-                log("warning: whoever reaches this address can rate, under any name")
-            log("Ctrl-C ends; every answer is stored when it is given")
-            print(f"rate on {hosting.address(listener)}", flush=True)
+                log("warning: every computer that reaches this one can rate, under any name; there is no password")
+            log("raters open this address, until Ctrl-C; every answer is stored when it is given:")
+            print(hosting.address(listener), flush=True)
             return hosting.run(app, listener, log=log)
 
 

@@ -12,7 +12,7 @@ from socialtag_jax.errors import UserError
 from socialtag_jax.rating.study import Answer, ConflictError, NotFoundError, Rater, State, Study
 from socialtag_jax.shards.dataset import ParsedRecords
 from socialtag_jax.web import hosting
-from socialtag_jax.web.hosting import ApiError, ErrorBody
+from socialtag_jax.web.hosting import ApiError
 
 _DESCRIPTION = "Raters mark which tags fit a photo. Answers are stored as they are given."
 _MOST_TAGS = 10_000
@@ -84,7 +84,6 @@ def rating_application(study: Study, records: ParsedRecords, *, hosts: list[str]
     app = hosting.application("socialtag rate", description=_DESCRIPTION, hosts=hosts)
     hosting.add_page(app, "/", "rate_start.html")
     hosting.add_page(app, "/raters/{rater}", "rate.html")
-    problems: dict[int | str, dict] = {status: {"model": ErrorBody} for status in (404, 409, 422)}
 
     def body(rater: int, state: State) -> StateBody:
         name = next(one.name for one in study.raters() if one.id == rater)
@@ -108,7 +107,7 @@ def rating_application(study: Study, records: ParsedRecords, *, hosts: list[str]
         """How many photos there are, and who rates."""
         return StudyBody(photos=study.photos, raters=[_rater(one) for one in study.raters()])
 
-    @app.post("/api/raters", responses=problems)
+    @app.post("/api/raters")
     def join(name: Name) -> RaterBody:
         """The rater of that name; a new one where there is none."""
         try:
@@ -116,17 +115,17 @@ def rating_application(study: Study, records: ParsedRecords, *, hosts: list[str]
         except ValueError as error:
             raise ApiError(422, "invalid_name", str(error)) from error
 
-    @app.get("/api/raters/{rater}", responses=problems)
+    @app.get("/api/raters/{rater}")
     def get_next(rater: _InPath) -> StateBody:
         """The first photo that the rater has not finished, or the last of all."""
         return body(rater, study.state(rater))
 
-    @app.get("/api/raters/{rater}/photos/{position}", responses=problems)
+    @app.get("/api/raters/{rater}/photos/{position}")
     def get_photo(rater: _InPath, position: _InPath) -> StateBody:
         """A photo, and what the rater has said of it."""
         return body(rater, study.state(rater, position))
 
-    @app.put("/api/raters/{rater}/photos/{position}", responses=problems)
+    @app.put("/api/raters/{rater}/photos/{position}")
     def put_answer(rater: _InPath, position: _InPath, given: AnswerBody) -> StateBody:
         """Stores what a rater says of a photo."""
         answer = Answer(tuple(given.fitting), given.none_fits, given.finished)
@@ -135,13 +134,13 @@ def rating_application(study: Study, records: ParsedRecords, *, hosts: list[str]
         except ValueError as error:
             raise ApiError(422, "invalid_answer", str(error)) from error
 
-    @app.post("/api/raters/{rater}/undo", responses=problems)
+    @app.post("/api/raters/{rater}/undo")
     def undo(rater: _InPath, given: UndoBody) -> StateBody:
         """Takes back the rater's newest answer."""
         return body(rater, study.undo(rater, last=given.last))
 
     # A photo's path in the data set may hold its tags.
-    @app.get("/photos/{position}", response_class=Response, responses=problems)
+    @app.get("/photos/{position}", response_class=Response)
     def get_image(position: _InPath) -> Response:
         """The photo itself."""
         try:
