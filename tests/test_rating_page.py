@@ -262,8 +262,12 @@ def test_two_raters_at_once(browser: Browser, dataset: Dataset, tmp_path: Path):
 
 def test_two_pages_of_one_rater(browser: Browser, dataset: Dataset, tmp_path: Path):
     """The page that is behind is told so, shows what is stored, and writes over nothing."""
-    with serving(letters(tmp_path / "study.sqlite"), dataset) as (study, address), browser.new_context() as context:
-        ahead, behind = context.new_page(), context.new_page()
+    with (
+        serving(letters(tmp_path / "study.sqlite"), dataset) as (study, address),
+        browser.new_context() as one,
+        browser.new_context() as other,
+    ):
+        ahead, behind = one.new_page(), other.new_page()
         join(ahead, address, "Ada")
         join(behind, address, "ada")
         mark(ahead, 1, 2)
@@ -491,6 +495,15 @@ def test_more_photos_than_there_are(socialtag, bundle: Path, data: Path, tmp_pat
     assert result.code == 2
     assert "13 photos asked for, but test has 12" in result.err
     assert not (tmp_path / "study.sqlite").exists()
+
+
+def test_without_the_packages_that_host_pages(bundle: Path, data: Path):
+    program = "import sys; sys.modules['fastapi'] = None; from socialtag_jax.cli import main; main(sys.argv[1:])"
+    arguments = [sys.executable, "-c", program, "rate", str(bundle), "--dataset", str(data)]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("socialtag: error: the packages that host pages are missing (fastapi)")
+    assert "pip install 'socialtag-jax[serve]'" in result.stderr
 
 
 def test_no_bundle(socialtag, data: Path, tmp_path: Path):

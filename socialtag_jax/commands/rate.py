@@ -93,7 +93,6 @@ def _results(path: Path, options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from socialtag_jax.rating.application import rating_application
     from socialtag_jax.rating.study import Study
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.web import hosting
@@ -107,6 +106,8 @@ def _serve(options: argparse.Namespace) -> int:
         else:
             _draw(path, dataset, options)
             log(f"study: {path}")
+        from socialtag_jax.rating.application import rating_application
+
         with Study.open(path, _now) as study:
             hosts = hosting.names_of(options.allow_host, options.host)
             app = rating_application(study, dataset.records(study.origin.split), hosts=hosts)

@@ -288,13 +288,8 @@ class Study:
         tags = self._connection.execute(
             "SELECT tag, display, sources, confidence FROM candidate WHERE photo = ? ORDER BY place", (position,)
         )
-        return StudyPhoto(
-            *row,
-            [
-                StudyTag(tag, display, tuple(map(Source, json.loads(names))), value)
-                for tag, display, names, value in tags
-            ],
-        )
+        candidates = [StudyTag(tag, display, _sources(names), value) for tag, display, names, value in tags]
+        return StudyPhoto(*row, tags=candidates)
 
     def _finished(self, rater: int) -> set[int]:
         rows = self._connection.execute(
@@ -324,8 +319,12 @@ class Study:
             (rater, position),
         ).fetchone()
         (last,) = self._one("SELECT coalesce(max(id), 0) FROM answer WHERE rater = ?", rater)
-        answer_id, *answer = row or (0, "[]", 0, 0)
-        return State(position, _answer(*answer), answer_id, last, len(finished), following)
+        answer_id, answer = (0, Answer()) if row is None else (row[0], _answer(*row[1:]))
+        return State(position, answer, answer_id, last, len(finished), following)
+
+
+def _sources(names: str) -> tuple[Source, ...]:
+    return tuple(map(Source, json.loads(names)))
 
 
 def _answer(fitting: str, none_fits: int, finished: int) -> Answer:
