@@ -196,8 +196,9 @@ class Tagger:
         Raises:
           ImageError: a photo cannot be decoded; names it.
         """
-        batch = isinstance(photos, np.ndarray) and photos.ndim == 4
-        if isinstance(photos, str | Path | bytes | np.ndarray) and not batch:
+        if isinstance(photos, str | Path | bytes | np.ndarray) and not (
+            isinstance(photos, np.ndarray) and photos.ndim == 4
+        ):
             photos = [photos]
         results = []
         for start in range(0, len(photos), MAX_BATCH):

@@ -204,6 +204,17 @@ def test_what_is_no_study(tmp_path: Path, path: Path, socialtag):
     assert not (tmp_path / "nothing.sqlite").exists()
 
 
+@pytest.mark.parametrize("change", ["answer SET fitting = '[1'", "candidate SET sources = '[\"oracle\"]'"])
+def test_damaged_content_is_said_in_one_line(path: Path, socialtag, change: str):
+    with Study.open(path, clock) as study:
+        study.answer(study.join("Ada").id, 0, Answer((1,), finished=True), after=0)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE {change}")
+    result = socialtag("rate", "--results", path)
+    assert result.code == 1
+    assert result.err.startswith(f"socialtag: error: {path}: the study is damaged: ")
+
+
 def test_a_study_is_never_written_over(path: Path):
     before = path.read_bytes()
     with pytest.raises(UserError, match="exists already"):

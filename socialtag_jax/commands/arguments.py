@@ -80,10 +80,10 @@ def add_hosting(parser: argparse.ArgumentParser, default_port: int) -> None:
     parser.add_argument("--port", type=port, default=default_port, help=f"0 for any free one (default {default_port})")
     parser.add_argument(
         "--allow-host",
-        nargs="+",
+        action="append",
         default=[],
         metavar="NAME",
-        help="names by which browsers may call this server, besides its own and addresses in figures",
+        help="a name by which browsers may call this server, besides its own and addresses in figures; may be repeated",
     )
 
 

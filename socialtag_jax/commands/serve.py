@@ -34,13 +34,14 @@ def add_serve(commands: Commands) -> None:
         help="where accepted and rejected suggestions are appended, one JSON object a line "
         "(default: BUNDLE-feedback.jsonl beside the bundle)",
     )
-    command.add_argument("--max-photos", type=positive, default=32, help="of one request (default 32)")
-    command.add_argument("--max-megabytes", type=positive, default=32, help="of one photo (default 32)")
-    command.add_argument("--max-megapixels", type=positive, default=50, help="of one photo (default 50)")
+    command.add_argument("--max-photos", type=positive, default=32, metavar="N", help="of one request (default 32)")
+    command.add_argument("--max-megabytes", type=positive, default=32, metavar="N", help="of one photo (default 32)")
+    command.add_argument("--max-megapixels", type=positive, default=50, metavar="N", help="of one photo (default 50)")
     command.add_argument(
         "--max-waiting",
         type=positive,
         default=128,
+        metavar="N",
         help="photos that wait at once; further ones are answered with 503 (default 128)",
     )
     command.add_argument(
@@ -69,6 +70,7 @@ def run_serve(options: argparse.Namespace) -> int:
         from socialtag_jax.serve.app import tagging_app
         from socialtag_jax.serve.feedback import FeedbackFile
         from socialtag_jax.serve.limits import Limits
+        from socialtag_jax.serve.tagging import warm_up
 
         compilation_cache.enable(log)
         tagger = Tagger.load(options.bundle)
@@ -85,6 +87,7 @@ def run_serve(options: argparse.Namespace) -> int:
             held_bytes=max(Limits.held_bytes, request_bytes),
         )
         log(f"compiling the model for batches of up to {MAX_BATCH} photos")
+        warm_up(tagger)
         app = tagging_app(tagger, limits, feedback, hosts=hosting.names_of(options.allow_host, options.host))
         if not hosting.is_loopback(listener):
             log("warning: every computer that reaches this one can use the page and the API; there is no password")

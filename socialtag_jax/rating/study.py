@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from socialtag_jax.errors import UserError, printable
 from socialtag_jax.rating import study_file
@@ -21,6 +21,7 @@ from socialtag_jax.rating.candidates import Source
 from socialtag_jax.rating.results import JudgedPhoto, JudgedTag
 from socialtag_jax.rating.study_file import Origin, StudyPhoto, StudyTag
 
+_Decoded = TypeVar("_Decoded")
 LONGEST_NAME = 60
 """Characters of a rater's name."""
 
@@ -101,7 +102,7 @@ class Study:
         """Opens a study, to go on or to look at.
 
         Raises:
-          UserError: as `study_file.connect`.
+          UserError: as `study_file.connect`; or, later, of answers or candidates that this program did not write.
         """
         with study_file.connect(path) as connection:
             yield cls(connection, path, clock)
@@ -245,7 +246,7 @@ class Study:
             ).fetchall()
             by_photo: dict[int, list[tuple[str, Answer, str]]] = {}
             for position, name, *answer, time in rows:
-                by_photo.setdefault(position, []).append((name, _answer(*answer), time))
+                by_photo.setdefault(position, []).append((name, self._decode(_answer, *answer), time))
             photos = {position: self._photo(position) for position in by_photo}
         for position, answers in by_photo.items():
             yield position, photos[position], answers
@@ -281,6 +282,12 @@ class Study:
             raise UserError("the study is damaged: a row is missing", where=self._path)
         return row
 
+    def _decode(self, decode: Callable[..., _Decoded], *values: object) -> _Decoded:
+        try:
+            return decode(*values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the study is damaged: {error}", where=self._path) from error
+
     def _photo(self, position: int) -> StudyPhoto:
         row = self._connection.execute("SELECT record, image_id FROM photo WHERE position = ?", (position,)).fetchone()
         if row is None:
@@ -288,7 +295,9 @@ class Study:
         tags = self._connection.execute(
             "SELECT tag, display, sources, confidence FROM candidate WHERE photo = ? ORDER BY place", (position,)
         )
-        candidates = [StudyTag(tag, display, _sources(names), value) for tag, display, names, value in tags]
+        candidates = [
+            StudyTag(tag, display, self._decode(_sources, names), value) for tag, display, names, value in tags
+        ]
         return StudyPhoto(*row, tags=candidates)
 
     def _finished(self, rater: int) -> set[int]:
@@ -319,7 +328,7 @@ class Study:
             (rater, position),
         ).fetchone()
         (last,) = self._one("SELECT coalesce(max(id), 0) FROM answer WHERE rater = ?", rater)
-        answer_id, answer = (0, Answer()) if row is None else (row[0], _answer(*row[1:]))
+        answer_id, answer = (0, Answer()) if row is None else (row[0], self._decode(_answer, *row[1:]))
         return State(position, answer, answer_id, last, len(finished), following)
 
 

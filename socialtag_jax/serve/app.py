@@ -36,6 +36,7 @@ _BODY: dict[str, Any] = {
                     FIELD: {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
                 },
                 "required": [FIELD],
+                "additionalProperties": False,
             }
         },
         "image/*": {"schema": {"type": "string", "format": "binary"}},
@@ -60,9 +61,9 @@ class SuggestedTagBody(BaseModel):
 class PhotoBody(BaseModel):
     """What becomes of a photo: tags, or an error."""
 
-    name: str | None = Field(None, description="the file's name, as it was sent")
+    name: str | None = Field(default=None, description="the file's name, as it was sent")
     sha256: str = Field(description="of the photo's bytes, in hexadecimal")
-    tags: list[SuggestedTagBody] | None = Field(None, description="most confident first")
+    tags: list[SuggestedTagBody] | None = Field(default=None, description="most confident first")
     error: ErrorDetail | None = None
 
 
@@ -105,7 +106,7 @@ class Choice(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     photo: str = Field(description="SHA-256 of the photo's bytes", pattern="^[0-9a-f]{64}$")
-    name: str | None = Field(None, description="of the photo's file", max_length=255)
+    name: str | None = Field(default=None, description="of the photo's file", max_length=255)
     tag: str = Field(description="the tag's id", max_length=1000)
     confidence: float = Field(description="with which it was suggested", ge=0, le=1)
     choice: Literal["accepted", "rejected", "undecided"]
@@ -132,16 +133,15 @@ class HealthBody(BaseModel):
 
 
 def tagging_app(tagger: Tagger, limits: Limits, feedback: FeedbackFile, *, hosts: Iterable[str] = ()) -> FastAPI:
-    """The application, whose model is compiled before it starts.
+    """The application.
 
     Args:
-      tagger: the model.
+      tagger: the model; the first requests wait until it is compiled, unless `tagging.warm_up` has done that.
       limits: on what requests may ask.
       feedback: takes people's choices.
       hosts: names by which browsers may call it; see `hosting.application`.
     """
     service = TaggingService(tagger, limits)
-    service.warm_up()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -206,12 +206,12 @@ def _add_feedback(app: FastAPI, service: TaggingService, feedback: FeedbackFile)
     known = frozenset(service.tagger.vocabulary.tags)
     model = service.tagger.description["files"][PARAMS]
 
-    @app.post("/v1/feedback")
+    @app.post("/v1/feedback", responses={409: {"model": ErrorBody, "description": "A tag of another model"}})
     async def save(choices: Choices) -> SavedBody:
         """Appends people's choices to the feedback file; they are on disk when the answer comes."""
         for one in choices.choices:
             if one.tag not in known:
-                raise ApiError(422, "unknown_tag", f"not a tag of this model: {one.tag[:80]!r}")
+                raise ApiError(409, "unknown_tag", f"not a tag of the model that is served: {one.tag[:80]!r}")
         lines = [{**one.model_dump(), "model": model} for one in choices.choices]
         try:
             await run_in_threadpool(feedback.append, lines)

@@ -12,6 +12,7 @@ import numpy as np
 Score = Callable[[np.ndarray], np.ndarray]
 """uint8 [n, height, width, 3] -> float32 [n, n_tags]; called in a thread of its own."""
 
+_PAUSE = 0.05
 _SMOOTHING = 0.2
 _LONGEST_WAIT = 60.0
 
@@ -39,9 +40,10 @@ class Batch:
 class Batcher:
     """Scores single photos, as many at a time as wait.
 
-    Nothing is held back in the hope of more: on an idle device a photo is scored at once, and the longer the device is
-    busy, the larger the next batch becomes. A batch is a power of two, the sizes that `Tagger.launch` pads to, so that
-    no padding is computed; what is left over goes with the next one.
+    On an idle device a photo is scored at once, and the longer the device is busy, the larger the next batch becomes.
+    After a batch there is a pause of a twentieth of its time: who was answered and sends the next photo at once goes
+    together with those who wait already, instead of taking turns with them in halves. A batch is a power of two, the
+    sizes that `Tagger.launch` pads to, so that no padding is computed; what is left over goes with the next one.
 
     Attributes:
       score: the model.
@@ -118,6 +120,8 @@ class Batcher:
                     if not one.scores.done():
                         one.scores.set_result(row)
                 self._remember(Batch(len(batch), seconds))
+                if len(self._queue) < self.most:
+                    await asyncio.sleep(_PAUSE * seconds)
 
     def _take(self) -> list[_Waiting]:
         """The first of those who still wait, a power of two."""

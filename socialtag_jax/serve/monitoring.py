@@ -83,7 +83,7 @@ class Measured:
             await self._app(scope, receive, noted)
         finally:
             # Whatever is sent to us, there are few series: a path counts as its route, or as none.
-            route = getattr(scope.get("route"), "path", "none")
+            route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.requests.labels(route, method, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)

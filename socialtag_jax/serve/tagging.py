@@ -73,12 +73,6 @@ class TaggingService:
         """Whether photos can be tagged."""
         return self._batcher.alive
 
-    def warm_up(self) -> None:
-        """Compiles the model for every size of batch, so that no request waits for it."""
-        size = self.tagger.input_size
-        for power in range(MAX_BATCH.bit_length()):
-            self.tagger.probabilities(np.zeros((2**power, size, size, 3), np.uint8))
-
     async def answer(self, request: Request, threshold: float | None, max_tags: int | None) -> list[TaggedPhoto]:
         """Tags a request's photos, in their order.
 
@@ -144,6 +138,12 @@ class TaggingService:
         seconds = math.ceil(self._batcher.seconds_for(self._waiting))
         what = f"there is more to do than can be done now: try again in {seconds} seconds"
         return ApiError(503, "overloaded", what, headers={"Retry-After": str(seconds)})
+
+
+def warm_up(tagger: Tagger) -> None:
+    """Compiles the model for every size of batch, so that no request waits for it."""
+    for power in range(MAX_BATCH.bit_length()):
+        tagger.probabilities(np.zeros((2**power, tagger.input_size, tagger.input_size, 3), np.uint8))
 
 
 def _refusal(error: ImageError) -> ApiError:

@@ -96,7 +96,9 @@ async def read(request: Request, limits: Limits, share: Share) -> list[Upload]:
     if encoding != "identity":
         raise ApiError(415, "unsupported_encoding", f"expected the bytes as they are, found {encoding[:40]!r}")
     if kind == b"multipart/form-data":
-        uploads = await _form(request, options.get(b"boundary"), limits, share)
+        if not options.get(b"boundary"):
+            raise ApiError(400, "bad_form", "the content type names no boundary")
+        uploads = await _form(request, options[b"boundary"], limits, share)
     elif kind.startswith(b"image/") or kind == b"application/octet-stream":
         data = bytearray()
         async for chunk in request.stream():
@@ -113,7 +115,7 @@ async def read(request: Request, limits: Limits, share: Share) -> list[Upload]:
     return uploads
 
 
-async def _form(request: Request, boundary: bytes | None, limits: Limits, share: Share) -> list[Upload]:
+async def _form(request: Request, boundary: bytes, limits: Limits, share: Share) -> list[Upload]:
     uploads: list[Upload] = []
     ended = False
 

@@ -28,6 +28,7 @@ try:
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.exceptions import HTTPException
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as missing:
     raise UserError(f"the packages that host pages are missing ({missing.name})", hint=INSTALL) from None
 
@@ -45,7 +46,8 @@ _SECURITY_HEADERS = {
 }
 _BODY_BYTES = 2**20
 _BODY_SECONDS = 30.0
-_DRAINED_BYTES, _DRAINED_SECONDS = 2**26, 5.0
+_HEAD_SECONDS = 15.0
+_DRAINED_BYTES, _DRAINED_SECONDS = 2**26, 2.0
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 422: "invalid_request"}
 _LONGEST_MESSAGE = 500
 
@@ -302,6 +304,27 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
+class _ImpatientProtocol(H11Protocol):
+    """Closes connections that send no request, or the head of one forever: uvicorn itself would wait."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        # Each request has a cycle of its own.
+        self.loop.call_later(_HEAD_SECONDS, self._look, self.cycle)
+
+    def _look(self, last: object) -> None:
+        if self.transport.is_closing():
+            return
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self.cycle is last and not answering:
+            self.transport.close()
+        else:
+            self._look_again()
+
+
 def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
     """A server that is not running yet; `.run(sockets=[listener])` runs it.
 
@@ -311,6 +334,7 @@ def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
     """
     config = uvicorn.Config(
         app,
+        http=_ImpatientProtocol,
         log_config=None,
         access_log=False,
         lifespan="on",
@@ -319,8 +343,9 @@ def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=patience,
     )
-    # uvicorn warns of each request that is no HTTP: anybody could fill the log.
+    # They warn of each request that is no HTTP, or no form: anybody could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     return uvicorn.Server(config)
 
 
