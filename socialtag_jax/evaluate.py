@@ -92,6 +92,21 @@ def bundle_scorer(bundle: Location) -> Scorer:
     )
 
 
+def check_tags(dataset: Dataset, vocabulary: TagVocabulary) -> None:
+    """Sees to it that a model's outputs are the data set's tags.
+
+    Raises:
+      UserError: they are not.
+    """
+    if dataset.vocabulary.sha256 != vocabulary.sha256:
+        raise UserError(
+            f"the data set's {len(dataset.vocabulary)} tags are not the {len(vocabulary)} tags that the model was "
+            "trained on",
+            where=dataset.location,
+            hint="use the data set that it was trained on, or one prepared with the same tags",
+        )
+
+
 def evaluate(
     scorer: Scorer,
     dataset: Dataset,
@@ -120,12 +135,7 @@ def evaluate(
         records.
     """
     n_tags = len(dataset.vocabulary)
-    if dataset.vocabulary.sha256 != scorer.vocabulary.sha256:
-        raise UserError(
-            f"the data set's {n_tags} tags are not the {len(scorer.vocabulary)} tags that the model was trained on",
-            where=dataset.location,
-            hint="evaluate on the data set that it was trained on, or on one prepared with the same tags",
-        )
+    check_tags(dataset, scorer.vocabulary)
     images, statistics = len(dataset.split(split)), dataset.statistics
     if not statistics[split].counts.any():
         raise UserError(f"no image of the split {split!r} has a tag: nothing to score", where=dataset.location)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from socialtag_jax.commands.arguments import Commands, log, not_negative, positive
+from socialtag_jax.commands.arguments import Commands, add_hosting, log, positive
 from socialtag_jax.errors import UsageError
 from socialtag_jax.storage import Location, local_path, location
 
@@ -26,19 +26,7 @@ def add_serve(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("bundle", type=location, metavar="BUNDLE", help="an exported bundle")
-    command.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen at (default 127.0.0.1: this computer alone); whoever reaches it needs no password",
-    )
-    command.add_argument("--port", type=not_negative, default=8000, help="0 for any free one (default 8000)")
-    command.add_argument(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name by which browsers may call this server, besides its own and addresses in figures; may be repeated",
-    )
+    add_hosting(command, 8000)
     command.add_argument(
         "--feedback",
         type=local_path,
@@ -67,8 +55,6 @@ def add_serve(commands: Commands) -> None:
 
 def run_serve(options: argparse.Namespace) -> int:
     """A bundle -> a server, until it is asked to stop."""
-    if options.port > 65_535:
-        raise UsageError(f"{options.port}: expected 0 to 65535", where="--port")
     if options.max_waiting < options.max_photos:
         raise UsageError(f"{options.max_waiting}: expected at least --max-photos", where="--max-waiting")
     from socialtag_jax import compilation_cache
