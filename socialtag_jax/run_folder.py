@@ -270,13 +270,17 @@ class NoRunLog(RunLog):
         """Writes nothing."""
 
 
-def last_epoch_rate(folder: Location) -> float | None:
-    """Images a second of the last training epoch of a run; None where the folder has none."""
+def read_metrics(folder: Location) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, in order, but for any that was cut off; none where there is no such file."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A line that was cut off in the middle has no step.
-    written = [json.loads(line) for line in lines if math.isfinite(_place_of(line)[0])]
-    rates = [values["images_per_second"] for values in written if values["kind"] == "epoch"]
+    return [json.loads(line) for line in lines if math.isfinite(_place_of(line)[0])]
+
+
+def last_epoch_rate(folder: Location) -> float | None:
+    """Images a second of the last training epoch of a run; None where the folder has none."""
+    rates = [values["images_per_second"] for values in read_metrics(folder) if values["kind"] == "epoch"]
     # An epoch of which nothing was left to do had none.
     return next((rate for rate in reversed(rates) if rate is not None), None)
 
