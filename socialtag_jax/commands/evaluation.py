@@ -22,7 +22,7 @@ def add_evaluate(commands: Commands) -> None:
     command.add_argument(
         "--output",
         type=location,
-        help="for metrics.json, per_tag.csv, predictions.csv; default: "
+        help="for metrics.json, per_tag.csv, predictions.csv and report.html; default: "
         "RUN/evaluation/SPLIT, or BUNDLE-evaluation/SPLIT",
     )
     command.add_argument("--batch-size", type=positive, default=64, help="changes no score (default 64)")
@@ -36,6 +36,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from socialtag_jax.evaluate import bundle_scorer, evaluate
     from socialtag_jax.evaluation_report import table, write_results
     from socialtag_jax.parallel import Devices
+    from socialtag_jax.report import page
+    from socialtag_jax.report.evaluation_page import write_report
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.tagger import is_bundle
     from socialtag_jax.trained import run_scorer
@@ -58,12 +60,15 @@ def run_evaluate(options: argparse.Namespace) -> int:
             scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=folder
         )
         write_results(result, dataset, scorer, folder)
+        write_report(result, dataset, None if bundle else options.model, folder)
     if options.json:
         print(json.dumps(result.summary, ensure_ascii=False))
     else:
         print(f"{scorer.name} on {dataset.name}, {options.split}: {result.summary['images']:,} images")
         print(table(result.summary))
     log(f"written to {output}")
+    if (missing := page.missing_package()) is not None:
+        log(f"no {page.REPORT}: it needs {missing}, which is not installed -- {page.INSTALL}")
     return 0
 
 

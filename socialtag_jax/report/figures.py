@@ -100,6 +100,7 @@ def image_scores(scores: Mapping[str, Sequence[np.ndarray]], names: Sequence[str
                 panel.axvline(float(np.nanmean(values)), color=colour if len(columns) > 1 else _INK, linestyle=":")
             panel.set(title=title, xlabel=f"{title} of a photo", ylabel="% of photos", xlim=(0, 1))
             panel.set_xticks(np.arange(0, 11, 2) / 10)
+            panel.locator_params(axis="y", nbins=6, integer=True)
             panel.grid(axis="x", visible=False)
             if len(columns) > 1:
                 panel.legend()

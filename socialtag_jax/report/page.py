@@ -76,7 +76,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _score, "signed": _signed, "share": _share}
+    environment.filters |= {"score": _score, "signed": _signed, "share": _share, "words": _words}
     return environment.get_template(template).render(
         content,
         styles=[style.read_text(encoding="utf-8") for style in styles],
@@ -84,6 +84,12 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         # Even if a tag got past the escaping, no browser would run it: this script alone may run.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _words(label: str) -> str:
+    """The terminal's words for a score, as a page says them."""
+    label = label.replace("f1", "F1").replace("image", "photo")
+    return label[:1].upper() + label[1:]
 
 
 def _score(value: float) -> str:
