@@ -13,7 +13,10 @@ from socialtag_jax import files, metrics
 from socialtag_jax.evaluate import Evaluation, Scorer
 from socialtag_jax.protocols import BASELINE_SIZES
 from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.storage import Location
+from socialtag_jax.tagger import is_bundle
 
+SUMMARY, PER_TAG, PREDICTIONS = "metrics.json", "per_tag.csv", "predictions.csv"
 _LABEL_WIDTH, _CELL_WIDTH = 34, 14
 _RANKING_SCORES = "precision_at_1", "recall_at_5", "accuracy_at_5"
 _TAG_SCORES = "macro_f1", "micro_f1", "mean_average_precision"
@@ -95,12 +98,20 @@ def _row(label: str, cells: Iterable[str]) -> str:
     return f"  {label:{_LABEL_WIDTH - 2}}" + "".join(f"{cell:>{_CELL_WIDTH}}" for cell in cells)
 
 
+def evaluation_folder(model: Location, split: str) -> Location:
+    """Where an evaluation goes: in a run, where it is; beside a bundle, whose files are those that it lists."""
+    if not is_bundle(model):
+        return model / "evaluation" / split
+    folder = model.resolve() if isinstance(model, Path) else model
+    return folder.with_name(f"{folder.name}-evaluation") / split
+
+
 def write_results(evaluation: Evaluation, dataset: Dataset, scorer: Scorer, output: Path) -> None:
     """Writes `metrics.json`, `per_tag.csv` and `predictions.csv`, each atomically."""
     output.mkdir(parents=True, exist_ok=True)
-    files.write_text(output / "metrics.json", json.dumps(evaluation.summary, indent=1) + "\n")
-    files.write_text(output / "per_tag.csv", _per_tag(evaluation, dataset))
-    _write_predictions(evaluation, scorer, output / "predictions.csv")
+    files.write_text(output / SUMMARY, json.dumps(evaluation.summary, indent=1) + "\n")
+    files.write_text(output / PER_TAG, _per_tag(evaluation, dataset))
+    _write_predictions(evaluation, scorer, output / PREDICTIONS)
 
 
 def _per_tag(evaluation: Evaluation, dataset: Dataset) -> str:

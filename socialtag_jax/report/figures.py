@@ -98,7 +98,7 @@ def image_scores(scores: Mapping[str, Sequence[np.ndarray]], names: Sequence[str
                 offset = (number - (len(columns) - 1) / 2) * width
                 panel.bar(np.arange(10) / 10 + 0.05 + offset, 100 * shares, width, color=colour, label=names[number])
                 panel.axvline(float(np.nanmean(values)), color=colour if len(columns) > 1 else _INK, linestyle=":")
-            panel.set(title=title, xlabel=f"{title} of a photo", ylabel="% of photos", xlim=(0, 1))
+            panel.set(title=title[:1].upper() + title[1:], xlabel=f"{title} of a photo", ylabel="% of photos", xlim=(0, 1))
             panel.set_xticks(np.arange(0, 11, 2) / 10)
             panel.locator_params(axis="y", nbins=6, integer=True)
             panel.grid(axis="x", visible=False)
@@ -177,10 +177,10 @@ def reliability(found: Calibration, positive_weight: float | None) -> list[str]:
     middles = (np.arange(len(found.pairs)) + 0.5) / len(found.pairs)
 
     def draw(panel: "Axes") -> None:
-        panel.plot([0, 1], [0, 1], color=_SOFT, linestyle="--", linewidth=1.2, label="right as often as it says")
+        panel.plot([0, 1], [0, 1], color=_SOFT, linestyle="--", linewidth=1.2, label="as it says")
         if positive_weight is not None and positive_weight != 1.0:
             shares = np.linspace(0, 1, 101)
-            label = f"what a loss weight of {positive_weight:g} asks for"
+            label = f"by a loss weight of {positive_weight:g}"
             panel.plot(
                 weighted_confidence(shares, positive_weight), shares, color=_SECOND, linestyle=":", label=label
             )

@@ -88,7 +88,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
 
 def _words(label: str) -> str:
     """The terminal's words for a score, as a page says them."""
-    label = label.replace("f1", "F1").replace("image", "photo")
+    label = label.replace("f1", "F1").replace("an image", "a photo").replace("image", "photo")
     return label[:1].upper() + label[1:]
 
 

@@ -41,18 +41,18 @@ def _more(found: Sequence[Mapping[str, Any]], word: str) -> list[dict[str, Any]]
 
 
 def photo(
-    records: ParsedRecords, row: int, image_id: str, its_chips: Sequence[Mapping[str, Any]], **more: Any
+    records: ParsedRecords | None, row: int, image_id: str, its_chips: Any, **more: Any
 ) -> Mapping[str, Any]:
     """A photo as the templates take it.
 
     Args:
-      records: of the split.
+      records: of the split; None for no picture.
       row: of the photo.
       image_id: as evaluated.
-      its_chips: of `chips`.
+      its_chips: of `chips`, once or by the name of a model.
       **more: what else the page says of it.
     """
-    picture = thumbnail(records[row].image)
+    picture = None if records is None else thumbnail(records[row].image)
     return {"path": shown(image_id), "picture": picture, "chips": its_chips, **more}
 
 
