@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from socialtag_jax import curves, evaluation_report, files, metrics, protocols, run_folder
+from socialtag_jax import curves, evaluation_report, files, metrics, run_folder
 from socialtag_jax.evaluate import Evaluation
 from socialtag_jax.report import (
     figures,
@@ -81,7 +81,8 @@ def evaluation_page(evaluation: Evaluation, dataset: Dataset, training: Training
         evaluation.ranking, labels.tag_ids, threshold=summary["threshold"], max_tags=summary["max_tags"]
     )
     displays = [shown(display) for display in dataset.vocabulary.displays]
-    learned = protocols.training_counts(dataset.statistics, summary["split"])
+    # As in per_tag.csv.
+    learned = dataset.statistics["train"].counts if "train" in dataset.statistics else None
     frequency = dataset.statistics[summary["split"]].counts if learned is None else learned
     content = {
         "summary": summary,

@@ -68,7 +68,7 @@ def training(runs: Mapping[str, TrainingCurves]) -> list[str]:
             if len(runs) == 1:
                 _curve(panel, epochs, curves.training_loss, _SECOND, "training", "--")
             _curve(panel, epochs, curves.validation_loss, colour, "validation" if len(runs) == 1 else name)
-        panel.set(title="Loss", xlabel="epoch")
+        panel.set(title="Loss" if len(runs) == 1 else "Validation loss", xlabel="epoch")
         panel.legend()
 
     def f1(panel: "Axes") -> None:
@@ -218,11 +218,12 @@ def differences(values: np.ndarray) -> str:
     """A histogram of the differences between two evaluations' scores of the same photos, float64 [images]."""
 
     def draw(panel: "Axes") -> None:
-        counts, edges = np.histogram(values, np.linspace(-1, 1, 21))
+        # The middle bar is of differences that round to 0.
+        counts, edges = np.histogram(values, np.linspace(-1.05, 1.05, 22))
         middles = (edges[1:] + edges[:-1]) / 2
-        colours = [_FIRST if middle < 0 else _SECOND for middle in middles]
+        colours = [_FIRST] * 10 + [_SOFT] + [_SECOND] * 10
         panel.bar(middles, 100 * counts / max(len(values), 1), 0.086, color=colours)
-        panel.set(title="F1 of B − F1 of A", xlabel="difference for a photo", ylabel="% of photos", xlim=(-1, 1))
+        panel.set(title="F1 of B − F1 of A", xlabel="difference for a photo", ylabel="% of photos", xlim=(-1.05, 1.05))
         panel.grid(axis="x", visible=False)
 
     return _svg(draw, "differences")
