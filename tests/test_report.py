@@ -150,6 +150,7 @@ def test_training_curves():
     np.testing.assert_array_equal(found.training_loss, [math.nan, 0.7])
     np.testing.assert_array_equal(found.validation_loss, [0.8, math.nan])
     np.testing.assert_array_equal(found.validation_f1, [0.1, 0.2])
+    assert found.best == (2, 0.2)
 
 
 def test_paired_difference():

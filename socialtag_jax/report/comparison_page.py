@@ -143,7 +143,7 @@ def _training(both: Mapping[str, SavedEvaluation]) -> list[Mapping[str, str]]:
         return []
     losses, f1 = figures.training(curves)
     last = ", ".join(f"{name} {one.validation_loss[-1]:.3f}" for name, one in curves.items())
-    best = ", ".join(f"{name} {np.nanmax(one.validation_f1):.3f}" for name, one in curves.items())
+    best = ", ".join(f"{name} {one.best[1]:.3f}" for name, one in curves.items())
     return [
         page.figure(losses, f"Validation loss by epoch; in the last one {last}"),
         page.figure(f1, f"F1 on the validation photos by epoch; at best {best}"),

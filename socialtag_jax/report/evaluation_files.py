@@ -73,13 +73,13 @@ class SavedEvaluation:
     def threshold_curve(self) -> ThresholdCurve:
         """The scores at other thresholds."""
         fields = self.summary.fields("threshold_curve")
-        columns = [fields.content.get(name) for name in ThresholdCurve._fields]
         try:
-            curve = ThresholdCurve(*(np.array(column, np.float64) for column in columns))
-        except (TypeError, ValueError) as error:
-            raise self.summary.refuse(f"field 'threshold_curve' holds no lists of numbers: {error}") from error
-        if curve.threshold.ndim != 1 or len({column.shape for column in curve}) > 1:
-            raise self.summary.refuse("field 'threshold_curve' holds lists of different lengths")
+            curve = ThresholdCurve(*(np.array(fields.content[name], np.float64) for name in ThresholdCurve._fields))
+            points = {column.shape for column in curve}
+        except (KeyError, TypeError, ValueError):
+            points = set()
+        if len(points) != 1 or len(points.pop()) != 1:
+            raise self.summary.refuse("field 'threshold_curve' holds no lists of numbers of one length")
         return curve
 
     def tag_scores(self) -> TagScores:

@@ -154,18 +154,18 @@ def _training(training: Training | None) -> Mapping[str, Any] | None:
     found = training.curves
     losses, f1 = figures.training({"model": found})
     last = len(found) - 1
-    best = int(np.nanargmax(found.validation_f1)) if not np.all(np.isnan(found.validation_f1)) else last
+    best_epoch, best_f1 = found.best
     return {
         "epochs": len(found),
-        "best_epoch": best + 1,
-        "best_f1": found.validation_f1[best],
+        "best_epoch": best_epoch,
+        "best_f1": best_f1,
         "figures": [
             page.figure(
                 losses,
                 f"Loss over {len(found)} epochs; in the last one {found.training_loss[last]:.3f} in training, "
                 f"{found.validation_loss[last]:.3f} in validation",
             ),
-            page.figure(f1, f"F1 on the validation photos, at best {found.validation_f1[best]:.3f}, in epoch {best + 1}"),
+            page.figure(f1, f"F1 on the validation photos, at best {best_f1:.3f}, in epoch {best_epoch}"),
         ],
     }
 

@@ -27,6 +27,13 @@ class TrainingCurves:
     def __len__(self) -> int:
         return len(self.training_loss)
 
+    @property
+    def best(self) -> tuple[int, float]:
+        """The epoch with the highest validation F1, from 1, and that F1; (0, NaN) where none is known."""
+        known = [(f1, -epoch) for epoch, f1 in enumerate(self.validation_f1, start=1) if not math.isnan(f1)]
+        f1, epoch = max(known, default=(math.nan, 0))
+        return -epoch, f1
+
 
 def training_curves(lines: Sequence[Mapping[str, Any]]) -> TrainingCurves:
     """The curves in the lines of a run's `metrics.jsonl`.
