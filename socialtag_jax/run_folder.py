@@ -271,7 +271,7 @@ class NoRunLog(RunLog):
 
 
 def read_metrics(folder: Location) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, in order, but for any that was cut off; none where there is no such file."""
+    """The lines of a run's `metrics.jsonl`, but for any that was cut off; none where there is no such file."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A line that was cut off in the middle has no step.

@@ -18,7 +18,7 @@ from socialtag_jax.config import Suggestion
 from socialtag_jax.errors import UserError
 from socialtag_jax.evaluate import Evaluation, Scorer
 from socialtag_jax.report import comparison_page, evaluation_files, page
-from socialtag_jax.report.evaluation_page import Training, evaluation_page
+from socialtag_jax.report.evaluation_page import Training, evaluation_page, write_report
 from socialtag_jax.report.thumbnails import MOST_BYTES
 from socialtag_jax.report.training_curves import TrainingCurves
 from socialtag_jax.shards.dataset import Dataset
@@ -136,7 +136,7 @@ def test_table_has_what_per_tag_csv_has(text: str, evaluation: Evaluation):
     """Lift: precision over the share of photos, 40 in all, that have the tag."""
     table = table_of(text)
     assert [column["label"] for column in table["columns"]] == (
-        "tag,training photos,photos,predicted,precision,recall,F1,AP,lift".split(",")
+        ["tag", "training photos", "photos", "predicted", "precision", "recall", "F1", "AP", "lift"]
     )
     counts = evaluation.tag_counts
     rows = {row[0]: row for row in table["rows"]}
@@ -261,6 +261,17 @@ def test_report_without_its_packages(
     assert result.err == (
         "socialtag: error: a report needs jinja2, which is not installed -- pip install 'socialtag-jax[report]'\n"
     )
+
+
+def test_evaluation_without_its_packages(
+    dataset: Dataset, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """No report, and none left of an earlier evaluation, whose numbers are others."""
+    write_report(evaluation, dataset, None, tmp_path)
+    assert "Scores" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    monkeypatch.setattr(page, "missing_package", lambda: "matplotlib")
+    write_report(evaluation, dataset, None, tmp_path)
+    assert not (tmp_path / "report.html").exists()
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,9 @@ def _image_figures(
 
 def _thresholds(both: Mapping[str, SavedEvaluation]) -> Mapping[str, str]:
     curves = {name: (one.threshold_curve(), one.summary.number("threshold")) for name, one in both.items()}
-    best = (f"{name} {curve.f1.max():.3f} at {curve.threshold[curve.f1.argmax()]:g}" for name, (curve, _) in curves.items())
+    best = (
+        f"{name} {curve.f1.max():.3f} at {curve.threshold[curve.f1.argmax()]:g}" for name, (curve, _) in curves.items()
+    )
     return page.figure(
         figures.compared_thresholds(curves), f"Mean F1 over photos by threshold; highest: {', '.join(best)}"
     )
@@ -208,7 +210,7 @@ def _tags(tags: Sequence[TagScores]) -> Mapping[str, Any]:
     average = [one.average_precision for one in tags]
     true = first.counts.true
     rows = []
-    for tag in np.argsort(-true, kind="stable")[:_MOST_ROWS].tolist():
+    for tag in map(int, np.argsort(-true, kind="stable")[:_MOST_ROWS]):
         if not true[tag]:
             break
         numbers = [round(float(value), 3) for values in (f1, average) for value in _with_change(values, tag)]

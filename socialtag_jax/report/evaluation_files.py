@@ -74,13 +74,13 @@ class SavedEvaluation:
         """The scores at other thresholds."""
         fields = self.summary.fields("threshold_curve")
         try:
-            curve = ThresholdCurve(*(np.array(fields.content[name], np.float64) for name in ThresholdCurve._fields))
-            points = {column.shape for column in curve}
+            columns = [np.array(fields.content[name], np.float64) for name in ThresholdCurve._fields]
         except (KeyError, TypeError, ValueError):
-            points = set()
-        if len(points) != 1 or len(points.pop()) != 1:
+            columns = []
+        shapes = {column.shape for column in columns}
+        if len(shapes) != 1 or len(shapes.pop()) != 1:
             raise self.summary.refuse("field 'threshold_curve' holds no lists of numbers of one length")
-        return curve
+        return ThresholdCurve(*columns)
 
     def tag_scores(self) -> TagScores:
         """The scores of all tags."""

@@ -77,9 +77,7 @@ def evaluation_page(evaluation: Evaluation, dataset: Dataset, training: Training
       training: None for a model that comes without its run.
     """
     summary, labels = evaluation.summary, evaluation.labels
-    found = outcomes(
-        evaluation.ranking, labels.tag_ids, threshold=summary["threshold"], max_tags=summary["max_tags"]
-    )
+    found = outcomes(evaluation.ranking, labels.tag_ids, threshold=summary["threshold"], max_tags=summary["max_tags"])
     displays = [shown(display) for display in dataset.vocabulary.displays]
     # As in per_tag.csv.
     learned = dataset.statistics["train"].counts if "train" in dataset.statistics else None
@@ -118,7 +116,9 @@ def _headlines(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     )
     result = []
     for label, words, name in names:
-        value, *others = (one[name]["mean"] if isinstance(one[name], Mapping) else one[name] for one in (model, *baselines))
+        value, *others = (
+            one[name]["mean"] if isinstance(one[name], Mapping) else one[name] for one in (model, *baselines)
+        )
         baseline = max(others, default=None)
         result.append({"label": label, "words": words, "value": value, "baseline": baseline})
     return result
@@ -230,7 +230,8 @@ def _curves(evaluation: Evaluation, found: Outcomes, training: Training | None) 
                 + ", ".join("none" if math.isnan(share) else f"{share:.2f}" for share in reliability.share_true),
             ),
             page.figure(
-                how_many, "Pairs of a photo and a tag by confidence, in tenths: " + ", ".join(map(str, reliability.pairs))
+                how_many,
+                "Pairs of a photo and a tag by confidence, in tenths: " + ", ".join(map(str, reliability.pairs)),
             ),
         ],
     }

@@ -27,7 +27,7 @@ _PAGE = {
     _RIGHT: "var(--right)",
     _WRONG: "var(--wrong)",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.0,
     "text.color": _INK,
@@ -79,7 +79,7 @@ def training(runs: Mapping[str, TrainingCurves]) -> list[str]:
         if len(runs) > 1:
             panel.legend()
 
-    return [_svg(losses, "losses", epochs=True), _svg(f1, "f1", epochs=True)]
+    return [_svg(losses, "losses", epochs=True), _svg(f1, "validation f1", epochs=True)]
 
 
 def image_scores(scores: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]) -> list[str]:
@@ -98,7 +98,9 @@ def image_scores(scores: Mapping[str, Sequence[np.ndarray]], names: Sequence[str
                 offset = (number - (len(columns) - 1) / 2) * width
                 panel.bar(np.arange(10) / 10 + 0.05 + offset, 100 * shares, width, color=colour, label=names[number])
                 panel.axvline(float(np.nanmean(values)), color=colour if len(columns) > 1 else _INK, linestyle=":")
-            panel.set(title=title[:1].upper() + title[1:], xlabel=f"{title} of a photo", ylabel="% of photos", xlim=(0, 1))
+            panel.set(
+                title=title[:1].upper() + title[1:], xlabel=f"{title} of a photo", ylabel="% of photos", xlim=(0, 1)
+            )
             panel.set_xticks(np.arange(0, 11, 2) / 10)
             panel.locator_params(axis="y", nbins=6, integer=True)
             panel.grid(axis="x", visible=False)
@@ -181,9 +183,7 @@ def reliability(found: Calibration, positive_weight: float | None) -> list[str]:
         if positive_weight is not None and positive_weight != 1.0:
             shares = np.linspace(0, 1, 101)
             label = f"by a loss weight of {positive_weight:g}"
-            panel.plot(
-                weighted_confidence(shares, positive_weight), shares, color=_SECOND, linestyle=":", label=label
-            )
+            panel.plot(weighted_confidence(shares, positive_weight), shares, color=_SECOND, linestyle=":", label=label)
         there = found.pairs > 0
         panel.plot(found.confidence[there], found.share_true[there], "o-", color=_FIRST, markersize=5, label="found")
         panel.set(title="Right, by confidence", xlabel="confidence", ylabel="share that is right")

@@ -32,17 +32,17 @@ class Outcomes:
 
     @property
     def right(self) -> np.ndarray:
-        """bool [images, count]: predicted and true."""
+        """Bool [images, count]: predicted and true."""
         return self.predicted & self.correct
 
     @property
     def wrong(self) -> np.ndarray:
-        """bool [images, count]: predicted and not true."""
+        """Bool [images, count]: predicted and not true."""
         return self.predicted & ~self.correct
 
     @property
     def tagged(self) -> np.ndarray:
-        """bool [images]: the images that have tags."""
+        """Bool [images]: the images that have tags."""
         return self.true_ids[:, 0] >= 0
 
 

@@ -31,7 +31,8 @@ def chips(
     named = {tag for tag, _ in predicted}
     missed = [{"state": "missed", "tag": tag, "confidence": None} for tag in true if tag not in named]
     return [
-        {**chip, "tag": shown(displays.get(chip["tag"], chip["tag"]))} for chip in found[:_MOST_CHIPS] + _more(found, "predicted") + missed[:_MOST_CHIPS] + _more(missed, "missed")
+        {**chip, "tag": shown(displays.get(chip["tag"], chip["tag"]))}
+        for chip in found[:_MOST_CHIPS] + _more(found, "predicted") + missed[:_MOST_CHIPS] + _more(missed, "missed")
     ]
 
 
@@ -40,9 +41,7 @@ def _more(found: Sequence[Mapping[str, Any]], word: str) -> list[dict[str, Any]]
     return [{"state": "more", "tag": f"and {left} more {word}", "confidence": None}] if left > 0 else []
 
 
-def photo(
-    records: ParsedRecords | None, row: int, image_id: str, its_chips: Any, **more: Any
-) -> Mapping[str, Any]:
+def photo(records: ParsedRecords | None, row: int, image_id: str, its_chips: Any, **more: Any) -> Mapping[str, Any]:
     """A photo as the templates take it.
 
     Args:
@@ -61,6 +60,6 @@ def predicted_tags(
 ) -> list[tuple[str, float]]:
     """One row of `Outcomes` as tags and confidences."""
     return [
-        (tags[tag], float(confidence))
-        for tag, confidence in zip(tag_ids[predicted].tolist(), confidences[predicted].tolist(), strict=True)
+        (tags[int(tag)], float(confidence))
+        for tag, confidence in zip(tag_ids[predicted], confidences[predicted], strict=True)
     ]

@@ -63,12 +63,19 @@ class KnownDataset:
 
 _PARK = "Park, Li and Kim: HARRISON, 2016"
 _THESIS = "the 2018 master's thesis that this project reproduces"
-_IMAGE_SCORES = dict(
-    title="Over images, threshold 0.3, at most 15 tags",
-    columns=("F1 mean", "F1 median", "F1 std", "recall mean", "precision mean", "photos with F1 0"),
-    paths=("f1.mean", "f1.median", "f1.std", "recall.mean", "precision.mean", "f1.zero_share"),
-    section=("scores",),
-)
+
+
+def _thesis(note: str, *values: str) -> PublishedTable:
+    """Its table of scores over images."""
+    return PublishedTable(
+        title="Over photos, threshold 0.3, at most 15 tags",
+        columns=("F1 mean", "F1 median", "F1 std", "recall mean", "precision mean", "photos with F1 0"),
+        paths=("f1.mean", "f1.median", "f1.std", "recall.mean", "precision.mean", "f1.zero_share"),
+        section=("scores",),
+        rows=(PublishedRow("VGG16, fine-tuned", _THESIS, values),),
+        note=note,
+    )
+
 
 KNOWN = (
     KnownDataset(
@@ -107,33 +114,21 @@ KNOWN = (
                 ),
                 note="Published on HARRISON's own split, 52,383 training and 5,000 test photos.",
             ),
-            PublishedTable(
-                **_IMAGE_SCORES,
-                rows=(PublishedRow("VGG16, fine-tuned", _THESIS, ("0.07", "0", "0.11", "0.15", "0.05", "59 %")),),
-                note="Published on a random split, 5,738 test photos.",
-            ),
+            _thesis("Published on a random split, 5,738 test photos.", "0.07", "0", "0.11", "0.15", "0.05", "59 %"),
         ),
     ),
     KnownDataset(
         "MIRFLICKR-1M",
         910_025,
         12_234,
-        (
-            PublishedTable(
-                **_IMAGE_SCORES,
-                rows=(PublishedRow("VGG16, fine-tuned", _THESIS, ("0.11", "0.08", "0.13", "0.15", "0.10", "46 %")),),
-                note="Published on a random split, 91,001 test photos.",
-            ),
-        ),
+        (_thesis("Published on a random split, 91,001 test photos.", "0.11", "0.08", "0.13", "0.15", "0.10", "46 %"),),
     ),
 )
 
 
 def known_dataset(photos: int, tags: int) -> KnownDataset | None:
     """The data set of the field with so many photos and tags; None for any other."""
-    return next(
-        (one for one in KNOWN if one.tags == tags and 0.99 * one.photos <= photos <= one.photos), None
-    )
+    return next((one for one in KNOWN if one.tags == tags and 0.99 * one.photos <= photos <= one.photos), None)
 
 
 def our_values(table: PublishedTable, summary: Mapping[str, Any], predictor: str) -> Sequence[float | int] | None:

@@ -111,5 +111,5 @@ def dominance(counts: TagCounts, most: int = 12) -> Dominance:
     """The tags that dominate predictions, at most `most`."""
     order = np.argsort(-counts.predicted, kind="stable")[:most]
     tags = [int(tag) for tag in order if counts.predicted[tag] > 0]
-    shares = [float(column[tags].sum() / max(int(column.sum()), 1)) for column in (counts.predicted, counts.true)]
-    return Dominance(tags, *shares, int(np.sum(counts.predicted > 0)))
+    said, true = (float(column[tags].sum() / max(int(column.sum()), 1)) for column in (counts.predicted, counts.true))
+    return Dominance(tags, said, true, int(np.sum(counts.predicted > 0)))
