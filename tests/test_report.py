@@ -170,6 +170,20 @@ def test_published_rows_are_of_the_same_data_set_alone():
     assert published.known_dataset(4999, 375) is None
 
 
+def test_our_values_beside_published_ones():
+    """Found where the protocol's scores stand; none where it was not applied, or has no such baseline."""
+    (corel,) = published.KNOWN[0].tables
+    words = {"precision": 0.2, "recall": 0.3, "f1": 0.24, "words_recalled": 102}
+    summary = {"five_words_an_image": {"words": 260, "scores": {"model": words}}, "scores": {}}
+    assert published.our_values(corel, summary, "model") == [0.2, 0.3, 102]
+    assert published.our_values(corel, summary, "popularity_15") is None
+    assert published.our_values(corel, {"scores": {}}, "model") is None
+    thesis = published.KNOWN[2].tables[0]
+    f1 = {"mean": 0.11, "median": 0.08, "std": 0.13, "zero_share": 0.46}
+    scores = {"model": {"f1": f1, "recall": {"mean": 0.15}, "precision": {"mean": 0.1}}}
+    assert published.our_values(thesis, {"scores": scores}, "model") == [0.11, 0.08, 0.13, 0.15, 0.1, 0.46]
+
+
 @pytest.mark.parametrize("size", [(360, 360), (4000, 300), (20, 3000)])
 def test_thumbnails_are_bounded(size: tuple[int, int]):
     """Even of noise, which JPEG cannot make small."""

@@ -67,8 +67,9 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     import jinja2
 
     here = resources.files("socialtag_jax")
-    styles = [here / "web" / "static" / "theme.css", here / "report" / "templates" / "report.css"]
-    script = (here / "report" / "templates" / "tag_table.js").read_text(encoding="utf-8")
+    ours = here / "report" / "templates"
+    styles = [here / "web" / "static" / "theme.css", ours / "report.css", ours / "report_parts.css"]
+    script = (ours / "tag_table.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("socialtag_jax.report"),
         autoescape=True,

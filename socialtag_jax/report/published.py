@@ -68,12 +68,12 @@ _THESIS = "the 2018 master's thesis that this project reproduces"
 def _thesis(note: str, *values: str) -> PublishedTable:
     """Its table of scores over images."""
     return PublishedTable(
-        title="Over photos, threshold 0.3, at most 15 tags",
+        title="Over photos",
         columns=("F1 mean", "F1 median", "F1 std", "recall mean", "precision mean", "photos with F1 0"),
         paths=("f1.mean", "f1.median", "f1.std", "recall.mean", "precision.mean", "f1.zero_share"),
         section=("scores",),
         rows=(PublishedRow("VGG16, fine-tuned", _THESIS, values),),
-        note=note,
+        note=f"{note} Tags over a threshold of 0.3 were predicted, at most 15.",
     )
 
 
