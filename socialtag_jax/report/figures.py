@@ -75,7 +75,7 @@ def training(runs: Mapping[str, TrainingCurves]) -> list[str]:
         for (name, curves), colour in zip(runs.items(), (_FIRST, _SECOND), strict=False):
             _curve(panel, np.arange(1, len(curves) + 1), curves.validation_f1, colour, name)
         panel.set(title="F1 on the validation photos", xlabel="epoch")
-        panel.set_ylim(bottom=0)
+        _from_zero(panel)
         if len(runs) > 1:
             panel.legend()
 
@@ -144,7 +144,7 @@ def suggested(curve: ThresholdCurve, chosen: float) -> str:
         panel.plot(curve.threshold, curve.tags_per_image, color=_FIRST)
         panel.axvline(chosen, color=_INK, linestyle=":", linewidth=1.4)
         panel.set(title="Predicted tags a photo", xlabel="threshold", xlim=(0, 1))
-        panel.set_ylim(bottom=0)
+        _from_zero(panel)
 
     return _svg(draw, "suggested")
 
@@ -208,7 +208,7 @@ def compared_thresholds(curves: Mapping[str, tuple[ThresholdCurve, float]]) -> s
             panel.plot(curve.threshold, curve.f1, color=colour, label=name)
             panel.plot(chosen, np.interp(chosen, curve.threshold, curve.f1), "o", color=colour, markersize=6)
         panel.set(title="Mean F1 over photos", xlabel="threshold", xlim=(0, 1))
-        panel.set_ylim(bottom=0)
+        _from_zero(panel)
         panel.legend()
 
     return _svg(draw, "compared-thresholds")
@@ -227,6 +227,11 @@ def differences(values: np.ndarray) -> str:
         panel.grid(axis="x", visible=False)
 
     return _svg(draw, "differences")
+
+
+def _from_zero(panel: "Axes") -> None:
+    # Set limits leave no margin: points at the top would be cut.
+    panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
 
 
 def _curve(panel: "Axes", x: np.ndarray, values: Sequence[float], colour: str, label: str, style: str = "-") -> None:
