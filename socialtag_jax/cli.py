@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from socialtag_jax.commands import data, doctor, evaluation, report, tagging, training
+from socialtag_jax.commands import data, doctor, evaluation, report, serve, tagging, training
 from socialtag_jax.commands.arguments import Commands
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
@@ -86,6 +86,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     report.add_report(commands)
     tagging.add_export(commands)
     tagging.add_predict(commands)
+    serve.add_serve(commands)
     doctor.add_doctor(commands)
     return parser, train
 

@@ -17,6 +17,7 @@ from socialtag_jax import Tagger, predict
 from socialtag_jax.errors import UserError
 from socialtag_jax.machine import usable_cores
 from socialtag_jax.predict import Prediction
+from socialtag_jax.shards.images import LARGEST_PIXELS
 from socialtag_jax.tagger import MAX_BATCH, Photo
 from tests.bundles import constant_bundle, random_bundle
 from tests.photos import COLOURS, draw
@@ -110,8 +111,8 @@ class Watched(Tagger):
     wanted = 0
     reached = threading.Event()
 
-    def pixels(self, photo: Photo) -> np.ndarray:
-        result = super().pixels(photo)
+    def pixels(self, photo: Photo, *, largest_pixels: int = LARGEST_PIXELS) -> np.ndarray:
+        result = super().pixels(photo, largest_pixels=largest_pixels)
         with self.lock:
             self.decoded += 1
             if self.decoded == self.wanted:

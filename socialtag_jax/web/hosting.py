@@ -1,14 +1,16 @@
 """How a local page and its API are hosted: `serve` and `rate` add their routes to one kind of application.
 
 What both promise is here: nothing is loaded from elsewhere, no other site's page can use them through the reader's
-browser, an error is one shape of JSON, and they listen on this computer alone unless told otherwise.
+browser, a request's body is bounded in bytes and in time, an error is one shape of JSON, and they listen on this
+computer alone unless told otherwise.
 """
 
+import asyncio
 import errno
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from socialtag_jax import stopping
@@ -26,6 +28,7 @@ try:
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.exceptions import HTTPException
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as missing:
     raise UserError(f"the packages that host pages are missing ({missing.name})", hint=INSTALL) from None
 
@@ -41,6 +44,10 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_BODY_BYTES = 2**20
+_BODY_SECONDS = 30.0
+_HEAD_SECONDS = 15.0
+_DRAINED_BYTES, _DRAINED_SECONDS = 2**26, 2.0
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 422: "invalid_request"}
 _LONGEST_MESSAGE = 500
 
@@ -74,7 +81,13 @@ class ApiError(HTTPException):
 
 
 def application(
-    title: str, *, description: str, hosts: Iterable[str] = (), lifespan: Callable[[Any], Any] | None = None
+    title: str,
+    *,
+    description: str,
+    hosts: Iterable[str] = (),
+    large_bodies: Mapping[str, int] | None = None,
+    body_seconds: float = _BODY_SECONDS,
+    lifespan: Callable[[Any], Any] | None = None,
 ) -> FastAPI:
     """An application with the pages' files under `/static`, and `/openapi.json`.
 
@@ -82,18 +95,27 @@ def application(
       title: of its OpenAPI document.
       description: likewise, in Markdown.
       hosts: names, besides localhost and any address in figures, by which browsers may call it.
+      large_bodies: path -> bytes that its requests' bodies may have, where that is more than 1 MiB.
+      body_seconds: within which a request's body must have come.
       lifespan: of FastAPI: what is started before the first request and ended after the last.
     """
     from socialtag_jax import __version__
 
-    # FastAPI's own documentation pages load their scripts from elsewhere.
     app = FastAPI(
-        title=title, description=description, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title=title,
+        description=description,
+        version=__version__,
+        lifespan=lifespan,
+        # FastAPI's own documentation pages load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
     app.add_middleware(_Guard, names=frozenset({"localhost", *(host.lower() for host in hosts)}))
+    app.add_middleware(_BoundedBody, large_bodies=large_bodies or {}, seconds=body_seconds)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
 
@@ -163,6 +185,72 @@ class _Guard:
         await (self._app if refusal is None else refusal)(scope, receive, guarded)
 
 
+class _BoundedBody:
+    """Bounds what a request's body takes, and reads to its end what is refused.
+
+    A connection that is closed while the other side still sends is reset, and with it goes the answer that says why.
+    """
+
+    def __init__(self, app: ASGIApp, large_bodies: Mapping[str, int], seconds: float) -> None:
+        self._app, self._large_bodies, self._seconds = app, large_bodies, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        most = self._large_bodies.get(scope["path"], _BODY_BYTES)
+        length = headers.get("content-length", "")
+        declared = int(length) if length.isascii() and length.isdecimal() else 0
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        read, ended = 0, "content-length" not in headers and "transfer-encoding" not in headers
+
+        async def bounded() -> Message:
+            nonlocal read, ended
+            if ended:
+                return await receive()
+            if declared > most:
+                raise _too_large(most)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                what = f"the request's body did not come within {self._seconds:g} seconds"
+                raise ApiError(408, "body_too_slow", what, headers={"Connection": "close"}) from None
+            read += len(message.get("body", b""))
+            ended = not message.get("more_body", False)
+            if read > most:
+                raise _too_large(most)
+            return message
+
+        async def drain() -> None:
+            left = _DRAINED_BYTES
+            try:
+                async with asyncio.timeout(_DRAINED_SECONDS):
+                    while left > 0:
+                        message = await receive()
+                        left -= len(message.get("body", b""))
+                        if not message.get("more_body", False):
+                            return
+            except TimeoutError:
+                return
+
+        async def answered(message: Message) -> None:
+            nonlocal ended
+            if message["type"] == "http.response.start" and not ended:
+                ended = True
+                # Who asks before sending learns from the answer not to; who is too slow has had the time.
+                if "expect" not in headers and message["status"] != 408:
+                    await drain()
+            await send(message)
+
+        await self._app(scope, bounded, answered)
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, "body_too_large", f"the request's body has more than {most:,} bytes")
+
+
 def _is_ours(host: str, names: frozenset[str]) -> bool:
     """Whether a Host header has one of the names, or an address in figures; whatever the port."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
@@ -207,13 +295,34 @@ def address(listener: socket.socket) -> str:
     """The address that a browser on this computer opens, such as `http://127.0.0.1:8000`."""
     host, port = listener.getsockname()[:2]
     # What listens everywhere listens here.
-    shown = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    shown = LOOPBACK if host == "0.0.0.0" else "::1" if host == "::" else str(host)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 def is_loopback(listener: socket.socket) -> bool:
     """Whether no other computer can reach it."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+class _ImpatientProtocol(H11Protocol):
+    """Closes connections that send no request, or the head of one forever: uvicorn itself would wait."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        # Each request has a cycle of its own.
+        self.loop.call_later(_HEAD_SECONDS, self._look, self.cycle)
+
+    def _look(self, last: object) -> None:
+        if self.transport.is_closing():
+            return
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self.cycle is last and not answering:
+            self.transport.close()
+        else:
+            self._look_again()
 
 
 def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
@@ -225,6 +334,7 @@ def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
     """
     config = uvicorn.Config(
         app,
+        http=_ImpatientProtocol,
         log_config=None,
         access_log=False,
         lifespan="on",
@@ -233,8 +343,9 @@ def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=patience,
     )
-    # uvicorn warns of each request that is no HTTP: anybody could fill the log.
+    # They warn of each request that is no HTTP, or no form: anybody could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     return uvicorn.Server(config)
 
 
