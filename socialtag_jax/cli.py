@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from socialtag_jax.commands import data, doctor, evaluation, rate, serve, tagging, training
+from socialtag_jax.commands import data, doctor, evaluation, rate, report, serve, tagging, training
 from socialtag_jax.commands.arguments import Commands
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
@@ -83,6 +83,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     train = training.add_train(commands)
     training.add_sweep(commands)
     evaluation.add_evaluate(commands)
+    report.add_report(commands)
     tagging.add_export(commands)
     tagging.add_predict(commands)
     serve.add_serve(commands)

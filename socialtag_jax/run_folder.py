@@ -134,7 +134,7 @@ def record_start(folder: Location, current: RunConfig, *, has_checkpoint: bool) 
     """
     if not has_checkpoint:
         # A run may have been killed while it saved for the first time; but the third epoch waits for the first's save.
-        validated = sum(values["kind"] == "validation" for values in _metrics(folder))
+        validated = sum(values["kind"] == "validation" for values in read_metrics(folder))
         if validated >= 3:
             raise UserError(
                 f"the run has done {validated} epochs, but its checkpoints are gone",
@@ -290,19 +290,19 @@ class NoRunLog(RunLog):
         """Writes nothing."""
 
 
-def last_epoch_rate(folder: Location) -> float | None:
-    """Images a second of the last training epoch of a run; None where the folder has none."""
-    rates = [values["images_per_second"] for values in _metrics(folder) if values["kind"] == "epoch"]
-    # An epoch of which nothing was left to do had none.
-    return next((rate for rate in reversed(rates) if rate is not None), None)
-
-
-def _metrics(folder: Location) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`."""
+def read_metrics(folder: Location) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, but for any that was cut off; none where there is no such file."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A line that was cut off in the middle has no step.
     return [json.loads(line) for line in lines if math.isfinite(_place_of(line)[0])]
+
+
+def last_epoch_rate(folder: Location) -> float | None:
+    """Images a second of the last training epoch of a run; None where the folder has none."""
+    rates = [values["images_per_second"] for values in read_metrics(folder) if values["kind"] == "epoch"]
+    # An epoch of which nothing was left to do had none.
+    return next((rate for rate in reversed(rates) if rate is not None), None)
 
 
 def _place_of(line: str) -> tuple[float, bool]:
