@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from socialtag_jax import export_keras, files, pretrained, tagger
+from socialtag_jax import export_keras, export_onnx, files, pretrained, tagger
 from socialtag_jax.errors import UserError
 from socialtag_jax.gcs import RemotePath
 from socialtag_jax.shards.images import IMAGE_SIZE
@@ -21,7 +22,7 @@ from socialtag_jax.trained import TrainedModel, inference
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_bundle(trained: TrainedModel, output: Location, *, keras: bool = False) -> None:
+def export_bundle(trained: TrainedModel, output: Location, *, formats: Collection[str] = ()) -> None:
     """Writes a bundle, whole or not at all.
 
     Preprocessing is inside the exported function, which computes as evaluation does (`trained.inference`).
@@ -29,33 +30,49 @@ def export_bundle(trained: TrainedModel, output: Location, *, keras: bool = Fals
     Args:
       trained: what to export.
       output: the bundle's folder.
-      keras: adds the model as a `.keras` file (see `export_keras`), which the bundle's own loader does not need.
+      formats: of `tagger.FORMATS`; what the bundle's own loader needs is always written. "keras" (see `export_keras`)
+        and "onnx" (see `export_onnx`) add a file for other programs.
 
     Raises:
-      UserError: `output` exists, or Keras is asked for and cannot be imported.
+      UserError: `output` exists, a format's package cannot be imported, or the model is too large for a format.
     """
     if output.exists():
         raise UserError("exists already", where=output, hint="choose another --output, or delete it")
     if isinstance(output, RemotePath):
         # Without its description, which is uploaded last, the rest is no bundle.
         with staged(output, last=tagger.TAGGER) as folder:
-            _write_bundle(trained, folder, keras=keras)
+            _write_bundle(trained, folder, formats)
         return
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _write_bundle(trained, partial, keras=keras)
+        _write_bundle(trained, partial, formats)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
-    experiment = trained.config.experiment
+def _write_bundle(trained: TrainedModel, folder: Path, formats: Collection[str]) -> None:
+    experiment, vocabulary = trained.config.experiment, trained.vocabulary
     params = jax.tree.map(np.asarray, trained.params)
-    if keras:
-        export_keras.write_model(trained.model, params, experiment.model.input_size, folder / tagger.KERAS)
     size = experiment.model.input_size
+    description = {
+        "format_version": tagger.FORMAT_VERSION,
+        "name": experiment.name,
+        "input_size": size,
+        "image_size": trained.config.dataset["image_size"] or IMAGE_SIZE,
+        "n_tags": len(vocabulary),
+        "threshold": experiment.suggestion.threshold,
+        "max_tags": experiment.suggestion.max_tags,
+        "vocabulary_sha256": vocabulary.sha256,
+        "provenance": {"checkpoint_step": trained.step, **dataclasses.asdict(trained.config)},
+    }
+    # First what may be refused.
+    if "onnx" in formats:
+        metadata = export_onnx.metadata(description, vocabulary, pretrained.licence(params))
+        export_onnx.write_model(params, size, metadata, folder / tagger.ONNX)
+    if "keras" in formats:
+        export_keras.write_model(trained.model, params, size, folder / tagger.KERAS)
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
@@ -66,19 +83,8 @@ def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
         params,
         folder / tagger.PARAMS,
         source=f"{experiment.name}, step {trained.step}",
-        vocabulary_sha256=trained.vocabulary.sha256,
+        vocabulary_sha256=vocabulary.sha256,
     )
-    trained.vocabulary.save(folder / tagger.TAGS)
-    description = {
-        "format_version": tagger.FORMAT_VERSION,
-        "name": experiment.name,
-        "input_size": size,
-        "image_size": trained.config.dataset["image_size"] or IMAGE_SIZE,
-        "n_tags": len(trained.vocabulary),
-        "threshold": experiment.suggestion.threshold,
-        "max_tags": experiment.suggestion.max_tags,
-        "vocabulary_sha256": trained.vocabulary.sha256,
-        "provenance": {"checkpoint_step": trained.step, **dataclasses.asdict(trained.config)},
-        "files": {path.name: files.sha256(path) for path in sorted(folder.iterdir())},
-    }
-    files.write_text(folder / tagger.TAGGER, json.dumps(description, indent=1) + "\n")
+    vocabulary.save(folder / tagger.TAGS)
+    hashes = {path.name: files.sha256(path) for path in sorted(folder.iterdir())}
+    files.write_text(folder / tagger.TAGGER, json.dumps({**description, "files": hashes}, indent=1) + "\n")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from socialtag_jax.errors import UserError
+from socialtag_jax.errors import MissingPackageError, UserError
 from socialtag_jax.weight_files.input_space import InputSpace
 
 KernelAxes = Literal["HWIO", "OIHW"]
@@ -70,12 +70,12 @@ def require_package(package: str, where: object) -> Any:
     """The module of an optional package.
 
     Raises:
-      UserError: it is not installed.
+      MissingPackageError: it is not installed.
     """
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise UserError(
+        raise MissingPackageError(
             f"reading it needs the package {package}, which is not installed",
             where=where,
             hint="pip install 'socialtag-jax[weights]'",
