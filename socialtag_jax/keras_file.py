@@ -131,7 +131,7 @@ def _named(value: Any) -> Iterator[tuple[object, object]]:
             yield pair if all(part is None or isinstance(part, str) for part in pair) else ("", repr(pair))
             # What a program has registered with Keras goes by this name, and comes first.
             if value.get("registered_name") not in (None, pair[1]):
-                yield "", str(value["registered_name"])
+                yield None, str(value["registered_name"])
         for one in value.values():
             yield from _named(one)
     elif isinstance(value, list):
