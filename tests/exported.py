@@ -1,7 +1,6 @@
 """A bundle with all its formats, which tests make without a training run, and pixels to score."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from socialtag_jax import files
 from socialtag_jax.export import export_bundle
 from socialtag_jax.tagger import FORMATS
 from socialtag_jax.trained import TrainedModel
@@ -55,8 +55,8 @@ def change_bias(model: Any, values: np.ndarray) -> None:
 
 
 def rehash(bundle: Path, *names: str) -> None:
-    """Makes `tagger.json` agree with these files, as they are now."""
+    """Makes `tagger.json` agree with these files, as they are now: a lie that is told twice."""
     path = bundle / "tagger.json"
     description = json.loads(path.read_text())
-    description["files"] |= {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in names}
+    description["files"] |= {name: files.sha256(bundle / name) for name in names}
     path.write_text(json.dumps(description))

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import external_data_helper
 from safetensors import safe_open
 
 from socialtag_jax import cli, export_onnx
@@ -62,7 +63,7 @@ def test_inputs_and_outputs(bundle: Path):
     assert signature in onnx.printer.to_text(model)
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 17)]
     assert model.ir_version == 8
-    assert not any(onnx.external_data_helper.uses_external_data(one) for one in model.graph.initializer)
+    assert not any(external_data_helper.uses_external_data(one) for one in model.graph.initializer)
 
 
 def test_what_it_knows_of_itself(bundle: Path, session: onnxruntime.InferenceSession):

@@ -14,7 +14,7 @@ from socialtag_jax import export_onnx, plain_forward
 from socialtag_jax.verify_export import top_agreement
 from tests import bundles, exported, keras_peer, photos
 from tests.bundles import TAGS
-from tests.conftest import Socialtag
+from tests.conftest import Bucket, Socialtag
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras, with NumPy 2
@@ -58,7 +58,9 @@ def test_the_reference_and_onnx_say_what_keras_says(tmp_path: Path):
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
     export_onnx.write_model(params, size, {}, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    np.testing.assert_allclose(session.run(None, {"images": images})[0], expected, atol=1e-5, rtol=0)
+    (scores,) = session.run(None, {"images": images})
+    assert isinstance(scores, np.ndarray)
+    np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
 
 
 def test_all_formats_pass(original: Path, folder: Path, socialtag: Socialtag):
@@ -173,6 +175,13 @@ def test_wrong_calls(constant: Path, folder: Path, socialtag: Socialtag, tmp_pat
     result = socialtag("verify-export", constant, "--photos", folder / "broken.jpg", "--formats", "stablehlo")
     assert result.code == 1
     assert "none of the photos can be read" in result.err
+
+
+def test_a_bundle_in_the_cloud(constant: Path, folder: Path, socialtag: Socialtag, bucket: Bucket):
+    there = bucket.upload(constant, "bundle")
+    result = socialtag("verify-export", there, "--photos", folder, "--json", "--formats", "onnx")
+    assert result.code == 0
+    assert json.loads(result.out)["bundle"] == str(there)
 
 
 def test_a_changed_bundle_is_refused(constant: Path, folder: Path, socialtag: Socialtag, tmp_path: Path):

@@ -5,12 +5,15 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from socialtag_jax.errors import MissingPackageError, UserError
-from socialtag_jax.weight_files.input_space import InputSpace
+
+if TYPE_CHECKING:
+    # It imports the model, and so flax, which `keras_file` does without.
+    from socialtag_jax.weight_files.input_space import InputSpace
 
 KernelAxes = Literal["HWIO", "OIHW"]
 """A kernel's axes in order: height, width, input features, output features."""
@@ -35,7 +38,7 @@ class WeightFile:
     tensors: Mapping[str, np.ndarray]
     kernel_axes: KernelAxes
     names: Mapping[str, str] = field(default_factory=dict)
-    inputs: InputSpace | None = None
+    inputs: "InputSpace | None" = None
     head: Mapping[str, np.ndarray] = field(default_factory=dict)
     ignored: Sequence[str] = ()
     vocabulary_sha256: str | None = None
