@@ -13,7 +13,7 @@ import numpy as np
 from jax import export
 
 from socialtag_jax import export_keras, export_onnx, files, pretrained, tagger
-from socialtag_jax.errors import UserError
+from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.gcs import RemotePath
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.storage import Location, staged
@@ -34,8 +34,12 @@ def export_bundle(trained: TrainedModel, output: Location, *, formats: Collectio
         and "onnx" (see `export_onnx`) add a file for other programs.
 
     Raises:
+      UsageError: there is no such format.
       UserError: `output` exists, a format's package cannot be imported, or the model is too large for a format.
     """
+    unknown = sorted(set(formats) - set(tagger.FORMATS))
+    if unknown:
+        raise UsageError(f"no format {unknown[0]!r}, expected some of {', '.join(tagger.FORMATS)}", where="formats")
     if output.exists():
         raise UserError("exists already", where=output, hint="choose another --output, or delete it")
     if isinstance(output, RemotePath):

@@ -127,6 +127,12 @@ def test_what_no_file_can_hold_is_refused_before_anything_is_written(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_unknown_formats_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="no format 'onx', expected some of stablehlo, keras, onnx"):
+        export_bundle(bundles.random_model(), tmp_path / "bundle", formats=["onnx", "onx"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_onnx_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"needs the package onnx.* -- pip install 'socialtag-jax\[onnx\]'"):
