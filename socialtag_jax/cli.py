@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from socialtag_jax.commands import data, doctor, evaluation, rate, report, serve, tagging, training
+from socialtag_jax.commands import data, doctor, evaluation, rate, report, serve, tagging, training, verify_export
 from socialtag_jax.commands.arguments import Commands
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
@@ -32,6 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         message = printable(" ".join(str(error).split()))
         print(f"socialtag: error: {message}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "socialtag_jax"):
+            raise
+        # Installed with no more than a bundle's loader needs.
+        print(f"socialtag: error: {package} is not installed -- pip install socialtag-jax", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; so do we, quietly.
         sys.stderr.close()
@@ -86,6 +93,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     report.add_report(commands)
     tagging.add_export(commands)
     tagging.add_predict(commands)
+    verify_export.add_verify_export(commands)
     serve.add_serve(commands)
     rate.add_rate(commands)
     doctor.add_doctor(commands)

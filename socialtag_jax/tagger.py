@@ -26,8 +26,10 @@ from socialtag_jax.tags import VOCABULARY_KEY, TagVocabulary, display_path
 FORMAT_VERSION = 2
 """1 had the parameters inside of `model.stablehlo` as well."""
 TAGGER, TAGS, STABLEHLO, PARAMS = "tagger.json", "tags.txt", "model.stablehlo", "params.safetensors"
-KERAS = "model.keras"
+KERAS, ONNX = "model.keras", "model.onnx"
 """Not in every bundle, and not needed here."""
+FORMATS = {"stablehlo": STABLEHLO, "keras": KERAS, "onnx": ONNX}
+"""What `socialtag export --formats` takes, and the file of each."""
 MAX_BATCH = 32
 """Photos that go to the device at once."""
 _EXPORT = "export the run again with `socialtag export`"
@@ -88,20 +90,10 @@ class Tagger:
           UserError: not a bundle, one of another format version, one whose files were changed or are of several
             bundles, or one whose program would do more than compute.
         """
-        found = location(bundle)
-        if not isinstance(found, RemotePath):
-            return cls._load(found)
-        copy = RemoteCopy(found)
-        if TAGGER not in copy.objects:
-            raise _not_a_bundle(found)
-        copy.fetch(list(copy.objects))
-        return cls._load(copy.folder)
-
-    @classmethod
-    def _load(cls, folder: Path) -> "Tagger":
+        folder = local_copy(bundle)
         description = _read_description(folder)
         vocabulary = TagVocabulary.load(folder / TAGS)
-        params, trained_for = _read_params(folder / PARAMS)
+        params, trained_for = read_params(folder / PARAMS)
         if not vocabulary.sha256 == description.text("vocabulary_sha256") == trained_for:
             raise UserError("the tags are not those that the model was trained on", where=folder / TAGS, hint=_EXPORT)
         exported = load_program(
@@ -221,6 +213,22 @@ class Tagger:
         ]
 
 
+def local_copy(bundle: str | Location) -> Path:
+    """The bundle's folder on this computer; a remote one is fetched into the cache, unchecked.
+
+    Raises:
+      UserError: the remote folder is no bundle, or cannot be fetched.
+    """
+    found = location(bundle)
+    if not isinstance(found, RemotePath):
+        return found
+    copy = RemoteCopy(found)
+    if TAGGER not in copy.objects:
+        raise _not_a_bundle(found)
+    copy.fetch(list(copy.objects))
+    return copy.folder
+
+
 def is_bundle(folder: Location) -> bool:
     """Whether the folder looks like an exported bundle."""
     return (folder / TAGGER).exists()
@@ -260,8 +268,12 @@ def _read_description(folder: Path) -> Fields:
     return description
 
 
-def _read_params(path: Path) -> tuple[dict[str, dict[str, np.ndarray]], str | None]:
-    """The parameters, and the SHA-256 of the tags that they were trained for, in order."""
+def read_params(path: Path) -> tuple[dict[str, dict[str, np.ndarray]], str | None]:
+    """The parameters (layer name -> {"kernel", "bias"}), and the SHA-256 of the tags they were trained for, in order.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     params: dict[str, dict[str, np.ndarray]] = {}
     try:
         with safe_open(path, framework="numpy") as file:

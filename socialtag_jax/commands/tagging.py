@@ -17,10 +17,10 @@ def add_export(commands: Commands) -> None:
     command.add_argument(
         "--formats",
         nargs="+",
-        choices=("stablehlo", "keras"),
+        choices=("stablehlo", "keras", "onnx"),
         default=["stablehlo"],
-        help="stablehlo (default), which the bundle's own loader needs, is always written; "
-        "keras adds model.keras, for keras.saving.load_model",
+        help="stablehlo (default), which the bundle's own loader needs, is always written; keras adds model.keras, for "
+        "keras.saving.load_model, and onnx model.onnx, for onnxruntime in Python, browsers and elsewhere",
     )
     add_checkpoint(command)
 
@@ -33,7 +33,7 @@ def run_export(options: argparse.Namespace) -> int:
 
     compilation_cache.enable(log)
     model = trained.load(options.run_folder, options.checkpoint, Devices(), log=log)
-    export_bundle(model, options.output, keras="keras" in options.formats)
+    export_bundle(model, options.output, formats=options.formats)
     log(f"exported step {model.step} of {options.run_folder}")
     print(options.output)
     return 0
