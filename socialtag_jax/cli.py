@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from socialtag_jax.commands import data, doctor, evaluation, tagging, training
+from socialtag_jax.commands import data, doctor, evaluation, tagging, training, untag
 from socialtag_jax.commands.arguments import Commands
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
@@ -85,6 +85,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     evaluation.add_evaluate(commands)
     tagging.add_export(commands)
     tagging.add_predict(commands)
+    untag.add_untag(commands)
     doctor.add_doctor(commands)
     return parser, train
 

@@ -1,8 +1,8 @@
 """XML as a tree that knows where in the file each part lies, so that a change leaves every other byte as it is.
 
-Neither lxml nor ElementTree says where a part lies, and both write a file anew; expat, which is Python's own, says it. XML
-from strangers is refused where it could cost more than it weighs: a document type, and with it every entity of its own,
-a great many elements, or deep ones. Nothing outside of the file is ever looked at.
+Neither lxml nor ElementTree says where a part lies, and both write a file anew; expat, which is Python's own, says it.
+XML from strangers is refused where it could cost more than it weighs: a document type, and with it every entity of its
+own, a great many elements, or deep ones. Nothing outside of the file is ever looked at.
 """
 
 import codecs
@@ -261,7 +261,7 @@ class _Reader:
 
 
 def _names(found: str) -> tuple[str, str, str]:
-    """expat's namespace, local name and prefix -> (namespace and local name in one, prefix, as written)."""
+    """A name as expat gives it -> (namespace and local name in one, prefix, as written)."""
     parts = found.split(_BETWEEN_NAMES)
     if len(parts) == 1:
         return found, "", found

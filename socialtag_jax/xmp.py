@@ -100,14 +100,18 @@ def tagged(content: bytes | None, new: Record) -> bytes | None:
       UserError: as `subjects`.
     """
     base = None if content is None else untagged(content)
-    texts = [(one.text.translate(_NOT_XML), one.score) for one in new.tags]
-    if base is None:
-        tags = [ScoredTag(text, score) for text, score in texts if text]
-        return _new_file(Record(new.model, new.date, tags)) if tags else None
-    packet = _Packet(base)
-    theirs = {loose_key(item.text) for item in packet.items}
-    tags = [ScoredTag(text, score) for text, score in texts if text and loose_key(text) not in theirs]
-    return packet.with_tags(Record(new.model, new.date, tags)) if tags else base
+    packet = None if base is None else _Packet(base)
+    known = {loose_key(item.text) for item in packet.items} if packet else set[str]()
+    tags: list[ScoredTag] = []
+    for one in new.tags:
+        text = one.text.translate(_NOT_XML)
+        if (key := loose_key(text)) and key not in known:
+            known.add(key)
+            tags.append(ScoredTag(text, one.score))
+    if not tags:
+        return base
+    written = Record(new.model, new.date, tags)
+    return packet.with_tags(written) if packet else _new_file(written)
 
 
 def untagged(content: bytes) -> bytes | None:
