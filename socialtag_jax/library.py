@@ -9,12 +9,12 @@ from typing import TextIO
 
 import numpy as np
 
-from socialtag_jax import xmp
+from socialtag_jax import files, xmp
 from socialtag_jax.errors import UserError
 from socialtag_jax.journal import Journal
 from socialtag_jax.predict import Prediction, predict
 from socialtag_jax.presentation import Choice
-from socialtag_jax.sidecars import Change, tagging
+from socialtag_jax.sidecars import Change, sidecar_path, tagging
 from socialtag_jax.tagger import MAX_BATCH, Tagger
 
 _WRITERS = 8
@@ -80,6 +80,12 @@ class Sidecars:
                 self._show(change)
         return updated
 
+    def clean(self, photos: Sequence[Path]) -> None:
+        """Deletes what a run that was killed has left beside these photos."""
+        if self._show is None:
+            for photo in photos:
+                files.remove_unfinished(sidecar_path(photo))
+
     def _change(self, prediction: Prediction) -> Change | UserError | None:
         if prediction.unreadable is not None:
             return None
@@ -123,6 +129,9 @@ def tag(
     pending = [photo for batch, done in zip(batches, known, strict=True) if not done for photo in batch]
     if len(pending) < len(photos):
         log(f"going on: {len(photos) - len(pending):,} of {len(photos):,} photos are done")
+    if sidecars is not None:
+        # Only the sidecars of the batch at which a run was killed can be unfinished.
+        sidecars.clean(pending[:MAX_BATCH])
     scored = predict(tagger, pending, choose=choose, log=log, stream=stream, done=len(photos) - len(pending))
     with ThreadPoolExecutor(_WRITERS) as pool:
         for batch, done in zip(batches, known, strict=True):

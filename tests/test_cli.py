@@ -44,7 +44,7 @@ def test_help_is_fast():
 
 
 def test_every_command_has_help(socialtag):
-    for command in ("prepare", "stats", "weights", "train", "evaluate", "export", "predict", "doctor"):
+    for command in ("prepare", "stats", "weights", "train", "evaluate", "export", "predict", "untag", "doctor"):
         result = socialtag(command, "--help")
         assert result.code == 0
         assert f"socialtag {command}" in result.out

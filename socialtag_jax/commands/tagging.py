@@ -104,7 +104,7 @@ def add_predict(commands: Commands) -> None:
 
 def run_predict(options: argparse.Namespace) -> int:
     """Photos -> suggested tags."""
-    from socialtag_jax import compilation_cache, library, photo_search, prediction_files
+    from socialtag_jax import compilation_cache, files, library, photo_search, prediction_files
     from socialtag_jax.journal import Journal
     from socialtag_jax.presentation import Presenter
     from socialtag_jax.tagger import PARAMS, Tagger
@@ -151,6 +151,8 @@ def run_predict(options: argparse.Namespace) -> int:
             print(json.dumps(results, ensure_ascii=False))
         if output is not None and journal is not None:
             rejects = prediction_files.rejects_path(output)
+            for path in (output, rejects):
+                files.remove_unfinished(path)
             prediction_files.write_rejects(map(journal.get, found.photos), rejects)
             read = (one for one in map(journal.get, found.photos) if one.unreadable is None)
             (prediction_files.write_csv if options.csv else prediction_files.write_jsonl)(read, output)
