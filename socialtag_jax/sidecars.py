@@ -58,9 +58,12 @@ class Change:
 
     def diff(self) -> str:
         """A unified diff; "" where nothing changes."""
-        before, after = (_lines(content) for content in (self.before, self.after))
-        names = (str(self.path) if content is not None else os.devnull for content in (self.before, self.after))
-        lines = difflib.unified_diff(before, after, *names)
+        if not self.is_needed:
+            return ""
+        contents = (self.before, self.after)
+        before, after = (_lines(content) for content in contents)
+        old_name, new_name = (os.devnull if content is None else str(self.path) for content in contents)
+        lines = difflib.unified_diff(before, after, old_name, new_name)
         ended = (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
         return printable("".join(ended).replace("\r\n", "\n"))
 
@@ -116,7 +119,8 @@ def find(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             walked = photo_search.walk(path, photo_search.Skipped())
-            found += sorted(file for file in walked if file.suffix.lower() == SUFFIX)
+            # Nothing of ours was ever written through a link.
+            found += sorted(file for file in walked if file.suffix.lower() == SUFFIX and not file.is_symlink())
         elif path.exists():
             found.append(path if path.suffix.lower() == SUFFIX else sidecar_path(path))
         else:

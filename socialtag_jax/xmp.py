@@ -33,7 +33,7 @@ _EMPTY_LIST, _EMPTY_RDF = "empty list", "empty RDF"
 _CREATED_SUBJECT = (_NO_FILE, _NO_SUBJECT, _EMPTY_RDF)
 
 # Of all that a tag may have, what XML cannot.
-_NOT_XML = dict.fromkeys((0xFFFE, 0xFFFF))
+_NOT_XML: dict[int, None] = dict.fromkeys((0xFFFE, 0xFFFF))
 
 
 @dataclass(frozen=True, slots=True)

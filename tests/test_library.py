@@ -325,10 +325,25 @@ def test_sidecars_that_are_left_alone(socialtag, quiet_bundle: Path, tmp_path: P
     assert rejects[str(linked)] == "is a symbolic link"
     assert rejects[str(is_folder)] == "Is a directory"
     assert "has a document type" in rejects[str(entities)]
-    # Of what is none of ours, `untag` has nothing to say; the folder it searches.
-    result = socialtag("untag", folder)
-    assert result.code == 1  # the link
+    # `untag` has nothing to say of what is none of ours, whatever it is.
+    (folder / "latin1.xmp").write_bytes(b"caf\xe9")
+    assert socialtag("untag", folder, "--dry-run").out.count("+++") == 1
+    assert socialtag("untag", folder).code == 0
     assert {path: path.read_text() for path in texts} == texts
+    ours = tagged_by_us(tmp_path / "cut.jpg")
+    ours.write_bytes(ours.read_bytes()[:-20])
+    cut = ours.read_bytes()
+    result = socialtag("untag", ours)
+    assert (result.code, ours.read_bytes()) == (1, cut)
+    assert f"socialtag: error: {ours}: not well-formed XML" in result.err
+
+
+def tagged_by_us(photo: Path) -> Path:
+    """A sidecar that is all ours."""
+    tags = [xmp.ScoredTag("Sea", 0.5)]
+    change = sidecars.tagging(photo, xmp.Record("f" * 64, "2026-11-26T08:00:00+00:00", tags))
+    change.apply()
+    return change.path
 
 
 def test_what_a_kill_leaves_beside_a_photo_is_cleared(socialtag, quiet_bundle: Path, tmp_path: Path):

@@ -46,7 +46,7 @@ def run(
     paths: Sequence[Path],
     stream: io.StringIO | None = None,
     *,
-    log: Callable[[str], object] = pytest.fail,
+    log: Callable[[str], None] = pytest.fail,
     **how: Any,
 ) -> list[Prediction]:
     choose = chooser(tagger, **how)
