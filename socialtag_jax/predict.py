@@ -24,7 +24,7 @@ from socialtag_jax.tagger import MAX_BATCH, SuggestedTag, Tagger
 _DECODED_AHEAD = 2 * MAX_BATCH
 """Photos that wait decoded, at most: 10 MB of pixels at 224 px."""
 
-_ESTIMATED_FROM = 16 * MAX_BATCH
+_ESTIMATED_FROM = 64 * MAX_BATCH
 """Photos, at least, for whose time an estimate is worth what it costs: two batches."""
 _SAMPLE = 8
 
