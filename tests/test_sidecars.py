@@ -14,6 +14,7 @@ import pytest
 from socialtag_jax import Tagger, photo_search, sidecars, xmp
 from socialtag_jax.library import Sidecars
 from socialtag_jax.library import tag as tag_library
+from socialtag_jax.presentation import Presentation, Presenter
 from tests.bundles import constant_bundle
 from tests.photos import draw, library
 from tests.sidecar_files import DARKTABLE, keywords, packet
