@@ -70,7 +70,11 @@ class Sidecars:
           OSError: no file can be written: the disk is full, or gone.
         """
         updated = []
-        for prediction, change in zip(predictions, pool.map(self._change, predictions), strict=True):
+        # A photo that is named twice has one sidecar.
+        once = {prediction.path: prediction for prediction in predictions}
+        changes = dict(zip(once, pool.map(self._change, once.values()), strict=True))
+        for prediction in predictions:
+            change = changes[prediction.path]
             if isinstance(change, UserError):
                 self._log(f"socialtag: error: {change}: left alone")
                 updated.append(replace(prediction, sidecar_left=change.what))

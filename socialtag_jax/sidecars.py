@@ -40,14 +40,16 @@ class Change:
         """Writes or deletes the file: as a whole, or not at all.
 
         Raises:
-          UserError: this one file cannot be written.
+          UserError: this one file cannot be written, or is not as it was.
           OSError: no file can: the disk is full, or gone.
         """
         if not self.is_needed:
             return
+        if _read(self.path) != self.before:
+            raise UserError("was changed by another program just now", where=self.path, hint="run the command again")
         try:
             if self.after is None:
-                self.path.unlink(missing_ok=True)
+                self.path.unlink()
                 return
             with files.atomic_path(self.path) as temporary:
                 temporary.write_bytes(self.after)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from socialtag_jax import Tagger, photo_search, sidecars, xmp
+from socialtag_jax.errors import UserError
 from socialtag_jax.library import Sidecars
 from socialtag_jax.library import tag as tag_library
 from socialtag_jax.presentation import Presentation, Presenter
@@ -142,6 +143,30 @@ def test_sidecars_that_are_left_alone(socialtag, quiet_bundle: Path, tmp_path: P
     result = socialtag("untag", ours)
     assert (result.code, ours.read_bytes()) == (1, cut)
     assert f"socialtag: error: {ours}: not well-formed XML" in result.err
+
+
+def test_what_another_program_writes_meanwhile_stays(tmp_path: Path):
+    path = tagged_by_us(tmp_path / "a.jpg")
+    for change in (
+        sidecars.untagging(path),
+        sidecars.tagging(tmp_path / "a.jpg", xmp.Record("e" * 64, "", [xmp.ScoredTag("Sun", 0.5)])),
+    ):
+        assert change.is_needed
+        before = path.read_bytes()
+        path.write_text(DARKTABLE)
+        with pytest.raises(UserError, match="was changed by another program just now"):
+            change.apply()
+        assert path.read_text() == DARKTABLE
+        path.write_bytes(before)
+        change.apply()
+        tagged_by_us(tmp_path / "a.jpg")
+
+
+def test_a_photo_that_is_named_twice(socialtag, quiet_bundle: Path, tmp_path: Path):
+    photo = library(tmp_path / "photos", 1) / "0" / "000.png"
+    result = socialtag("predict", quiet_bundle, *[photo] * 9, "--write-xmp", "--max-tags", 1)
+    assert (result.code, result.out) == (0, f"{photo}: Beach 0.88\n" * 9)
+    assert keywords(sidecars.sidecar_path(photo).read_bytes()) == ["Beach"]
 
 
 def tagged_by_us(photo: Path) -> Path:
