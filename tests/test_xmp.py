@@ -191,6 +191,29 @@ def sidecars(draw: st.DrawFn) -> bytes:
     return text.encode(codec)
 
 
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_form_of_the_list_is_restored(subject: str):
+    theirs = packet(SUBJECTS[subject]).encode()
+    both = with_tags(theirs, made("Sea", "Sun"))
+    assert keywords(both) == [*keywords(theirs), "Sea", "Sun"]
+    assert xmp.untagged(both) == theirs
+
+
+def test_a_comment_in_a_list_that_we_made_stays():
+    both = with_tags(packet("").encode(), made("Sea")).replace(b"<rdf:li>Sea", b"<!-- mine --><rdf:li>Sea", 1)
+    left = xmp.untagged(both)
+    assert left is not None
+    assert b"<!-- mine -->" in left
+    assert keywords(left) == []
+
+
+def test_text_beside_our_properties_stays():
+    both = with_tags(packet("").encode(), made("Sea")).replace(b"<socialtag:Model>", b"mine<socialtag:Model>", 1)
+    left = xmp.untagged(both)
+    assert left is not None
+    assert b"mine" in left
+
+
 @given(sidecars(), st.lists(TEXTS, max_size=4))
 def test_written_and_taken_out_restores_every_byte(theirs: bytes, texts: list[str]):
     before = keywords(theirs)
