@@ -8,7 +8,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from socialtag_jax.commands import data, doctor, evaluation, rate, report, serve, tagging, training, verify_export
+from socialtag_jax.commands import (
+    data,
+    doctor,
+    evaluation,
+    rate,
+    report,
+    serve,
+    tagging,
+    training,
+    untag,
+    verify_export,
+)
 from socialtag_jax.commands.arguments import Commands
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
@@ -93,6 +104,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     report.add_report(commands)
     tagging.add_export(commands)
     tagging.add_predict(commands)
+    untag.add_untag(commands)
     verify_export.add_verify_export(commands)
     serve.add_serve(commands)
     rate.add_rate(commands)
