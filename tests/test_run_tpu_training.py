@@ -60,6 +60,16 @@ def test_launching_twice_starts_one_trainer(cloud: Cloud) -> None:
     assert "a training runs here" in refused.stderr
 
 
+def test_installing_twice_at_once_installs_once(cloud: Cloud) -> None:
+    (cloud.folder / "slow").touch()
+    cloud.run("create")
+    both = [cloud.start("install") for _ in range(2)]
+    said = [process.communicate(timeout=20)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert (cloud.folder / "installer").read_text().count("uv pip install") == 1
+    assert "worker 0: not started" in cloud.run("status").stdout
+
+
 def test_a_connection_that_breaks_neither_ends_nor_doubles_the_training(cloud: Cloud) -> None:
     (cloud.folder / "hold").touch()
     cloud.run("create")
