@@ -44,7 +44,8 @@ Flags, and the environment variables that they override:
   --wait SECONDS           SOCIALTAG_WAIT            for the machine; default: 1800, with --queued 21600
   --recoveries N           SOCIALTAG_RECOVERIES      how often run makes a machine again; default: 10
   --worker N                                         of logs; default: 0
-  --delete-on-exit         SOCIALTAG_DELETE_ON_EXIT=1  run deletes the machine however it ends
+  --delete-on-exit         SOCIALTAG_DELETE_ON_EXIT=1  run deletes the machine however it ends, unless it
+                                                     is another training's
   --dry-run                                          print the commands, run none of them
 SOCIALTAG_POLL is the number of seconds between two looks at the machine (default 20).
 
@@ -107,6 +108,11 @@ launch() {
   local -a together=()
   if [ "$workers" -gt 1 ]; then together=(--distributed); fi
   on_workers all "machine_train machine_launch" "${training[@]}" ${together[@]+"${together[@]}"} || true
+  if ! $dry_run; then
+    if grep -qs '^another training runs here' "$scratch"/[0-9]*.log; then ours=false
+    elif grep -qsE '^run_tpu: (started|running already)' "$scratch"/[0-9]*.log; then ours=true
+    fi
+  fi
   require_all "the launch"
   local worker
   for ((worker = 0; worker < workers; worker++)); do

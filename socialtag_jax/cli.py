@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         message = printable(" ".join(f"{error.filename or 'system'}: {error.strerror or error}".split()))
         print(f"socialtag: error: {message}", file=sys.stderr)
         sys.exit(1)
+    except MemoryError:
+        print("socialtag: error: there is not enough memory", file=sys.stderr)
+        sys.exit(1)
     except Stopped as stopped:
         print(f"\nsocialtag: {stopped}; run the same command again to go on", file=sys.stderr)
         sys.exit(stopped.exit_code)

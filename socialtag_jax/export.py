@@ -16,6 +16,7 @@ from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.gcs import RemotePath
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.storage import Location, staged
+from socialtag_jax.tags import display_path
 from socialtag_jax.trained import TrainedModel, inference
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -40,12 +41,15 @@ def export_bundle(trained: TrainedModel, output: Location, *, formats: Collectio
     unknown = sorted(set(formats) - set(tagger.FORMATS))
     if unknown:
         raise UsageError(f"no format {unknown[0]!r}, expected some of {', '.join(tagger.FORMATS)}", where="formats")
-    if output.exists():
+    if output.exists() and not _is_partial(output):
         raise UserError("exists already", where=output, hint="choose another --output, or delete it")
     if isinstance(output, RemotePath):
         # Without its description, which is uploaded last, the rest is no bundle.
         with staged(output, last=tagger.TAGGER) as folder:
             _write_bundle(trained, folder, formats)
+            for left in output.objects():
+                if not (folder / left.name).exists():
+                    (output / left.name).unlink(generation=left.generation)
         return
     partial = output.with_name(f".{output.name}.partial")
     with files.exclusive(partial):
@@ -58,6 +62,13 @@ def export_bundle(trained: TrainedModel, output: Location, *, formats: Collectio
             folder.rename(output)
         finally:
             shutil.rmtree(partial)
+
+
+def _is_partial(output: Location) -> bool:
+    """Whether all that lies there is what a killed export had uploaded."""
+    tags = {tagger.TAGS, display_path(Path(tagger.TAGS)).name}
+    parts = {*tags, tagger.STABLEHLO, tagger.PARAMS, tagger.KERAS, tagger.ONNX}
+    return isinstance(output, RemotePath) and output.is_dir() and {path.name for path in output.iterdir()} <= parts
 
 
 def _write_bundle(trained: TrainedModel, folder: Path, formats: Collection[str]) -> None:

@@ -118,6 +118,7 @@ class FeatureView:
           UserError: a feature is no finite number, or too large for float16.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        files.sweep(self.folder)
         files.write_text(self.folder / KEY, self._key)
         shard, filled = self._empty_shard(start), 0
         for features, tag_ids in parts:

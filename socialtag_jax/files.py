@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import fcntl
-import glob
 import hashlib
 import os
+import re
+import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,17 +22,15 @@ from socialtag_jax.storage import Location
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; renamed to `path` on success, deleted on failure.
 
-    The data is synced to disk before the rename, so that a power cut leaves the old file or the new one.
+    The data is synced to disk before the rename, and the folder after it: a power cut leaves the old file or the new
+    one, and once this has returned, the new one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{socket.gethostname()}.tmp")
     try:
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(temporary)
         temporary.replace(path)
+        _sync(path.parent)
     except OSError as error:
         # Whoever reads the message knows nothing of the temporary name.
         if error.filename is not None and Path(error.filename) == temporary:
@@ -40,10 +40,42 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(path: Path) -> None:
-    """Deletes what writes of `path` that were killed have left; for whom nobody else writes it meanwhile."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)-\d+@([^@]+)\.tmp", re.DOTALL)
+_LONGEST_WRITE = 24 * 3600.0
+
+
+def sweep(folder: Path) -> None:
+    """Deletes the temporary files of `atomic_path` that processes which were killed left in a folder.
+
+    Those of this computer's living processes stay. Of other computers' processes, which may share the folder, nothing
+    is known: theirs are left behind when they are a day old.
+    """
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it is finished, or another process sweeps as well
+            old = time.time() - path.stat().st_mtime > _LONGEST_WRITE
+            if old or (found[2] == socket.gethostname() and not _is_alive(int(found[1]))):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def write_bytes(path: Location, data: bytes) -> None:

@@ -188,12 +188,13 @@ class RemotePath:
         except FileNotFoundError:
             raise _changed(self) from None
 
-    def write_bytes(self, data: bytes, *, generation: int | None = None) -> int:
+    def write_bytes(self, data: bytes, *, generation: int | None = None, seconds: float | None = None) -> int:
         """Writes the object; it appears when all of it has arrived unchanged.
 
         Args:
           data: the content.
           generation: write only over this generation; 0: only where there is no object; None: over anything.
+          seconds: after which it is not tried again; one try waits for half of them at most. None: five minutes.
 
         Returns:
           the new generation.
@@ -208,8 +209,8 @@ class RemotePath:
                 content_type="application/octet-stream",
                 if_generation_match=generation,
                 checksum="crc32c",
-                timeout=_TIMEOUT,
-                retry=_retry(),
+                timeout=_TIMEOUT if seconds is None else (seconds / 2, seconds / 2),
+                retry=_retry() if seconds is None else _retry().with_timeout(seconds),
             )
             return int(blob.generation)
 

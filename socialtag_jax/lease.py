@@ -7,13 +7,13 @@ the object is still the one that they saw, so that of two only one can win.
 
 import contextlib
 import json
+import math
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.gcs import ChangedError, RemotePath
@@ -21,6 +21,8 @@ from socialtag_jax.gcs import ChangedError, RemotePath
 RENEWED, EXPIRES = 15.0, 60.0
 """Seconds: between two signs of life, and without one until the folder counts as free."""
 _LOOK = 5.0
+# Linux' monotonic clock stands still while the computer sleeps, and others' do not.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @contextlib.contextmanager
@@ -43,33 +45,36 @@ def held(
 
     Yields:
       a check, to be made before anything is written: raises `UserError` where another process has taken the folder over
-      (this one was cut off, or asleep).
+      (this one was cut off, or asleep). It waits for a sign of life where the last one is older than a third of
+      `expires`, so that two thirds are left for what is then written.
 
     Raises:
       UserError: another process holds it.
     """
     lock = folder / ".lock"
     # The number tells this process's own writes from others' when the answer to one was lost.
-    holder = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
-    generation = _acquire(lock, holder, log, expires, look)
-    done, lost = threading.Event(), threading.Event()
-    current = [generation]
+    content = {"holder": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+    holding = _Hold(lock, json.dumps(content).encode(), expires)
+    holding.generation = _acquire(holding, log, look)
+    done = threading.Event()
 
     def renew() -> None:
         while not done.wait(renewed):
             try:
-                current[0] = _write(lock, holder, current[0])
+                # It need not succeed: the next one, or the check, tries again, and finds out who has the folder.
+                holding.renew(seconds=expires / 4)
             except ChangedError:
-                lost.set()
                 return
             except UserError:
-                # No answer: whoever takes the folder over meanwhile is seen at the next that comes.
                 continue
 
     def check() -> None:
-        if lost.is_set():
+        try:
+            while holding.age() > expires / 3:
+                holding.renew(seconds=None)
+        except ChangedError:
             what = f"another process has taken the folder over{_holder_of(lock)}: this one stops"
-            raise UserError(what, where=folder, hint="it went without a sign of life for too long")
+            raise UserError(what, where=folder, hint="it went without a sign of life for too long") from None
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
@@ -79,17 +84,72 @@ def held(
         done.set()
         thread.join()
         with contextlib.suppress(UserError):  # it expires by itself
-            lock.unlink(generation=current[0])
+            lock.unlink(generation=holding.generation)
 
 
-def _acquire(lock: RemotePath, holder: dict[str, Any], log: Callable[[str], None], expires: float, look: float) -> int:
+class _Hold:
+    """The lock as this process holds it.
+
+    Args:
+      lock: the object.
+      content: of the object, while this process holds it.
+      expires: seconds.
+    """
+
+    def __init__(self, lock: RemotePath, content: bytes, expires: float) -> None:
+        self.lock, self.content, self.expires = lock, content, expires
+        self.generation = 0
+        self._lost: ChangedError | None = None
+        self._written = -math.inf
+        self._writing = threading.Lock()
+
+    def age(self) -> float:
+        """Seconds since the last sign of life; infinite where there is none, or the folder is lost."""
+        return time.clock_gettime(_CLOCK) - self._written
+
+    def renew(self, *, seconds: float | None) -> None:
+        """Gives a sign of life, on the condition that the last one was this process's own.
+
+        Args:
+          seconds: for all tries; None for as long as any other write.
+
+        Raises:
+          ChangedError: it was not, now or earlier.
+          UserError: no answer.
+        """
+        with self._writing:
+            if self._lost is not None:
+                raise self._lost
+            # Others count from when they see it, which may be as early as this.
+            start = time.clock_gettime(_CLOCK)
+            try:
+                self.generation = self.write(self.generation, seconds=seconds)
+            except ChangedError as error:
+                self._lost, self._written = error, -math.inf
+                raise
+            self._written = start
+
+    def write(self, generation: int, *, seconds: float | None = None) -> int:
+        """Writes the lock over that generation of it; returns the new one."""
+        try:
+            return self.lock.write_bytes(self.content, generation=generation, seconds=seconds)
+        except ChangedError:
+            with contextlib.suppress(FileNotFoundError):
+                written = self.lock.stat().generation
+                if written != generation and self.lock.read_bytes() == self.content:
+                    return written
+            raise
+
+
+def _acquire(holding: _Hold, log: Callable[[str], None], look: float) -> int:
     """The generation of the lock, written by this process."""
+    lock, expires = holding.lock, holding.expires
     found = seen = 0
     since = 0.0
     while True:
         if found == 0 or (found == seen and time.monotonic() - since >= expires):
             with contextlib.suppress(ChangedError):  # another process was faster
-                return _write(lock, holder, found)
+                return holding.write(found)
         elif seen and found != seen:
             what = f"another process is at work here{_holder_of(lock)}"
             raise UserError(what, where=lock.parent, hint="wait for it, or stop it")
@@ -109,17 +169,6 @@ def _generation(lock: RemotePath) -> int:
         return lock.stat().generation
     except FileNotFoundError:
         return 0
-
-
-def _write(lock: RemotePath, holder: dict[str, Any], generation: int) -> int:
-    try:
-        return lock.write_bytes(json.dumps(holder).encode(), generation=generation)
-    except ChangedError:
-        with contextlib.suppress(FileNotFoundError):
-            written = lock.stat().generation
-            if written != generation and json.loads(lock.read_bytes()) == holder:
-                return written
-        raise
 
 
 def _holder_of(lock: RemotePath) -> str:

@@ -14,7 +14,7 @@ from socialtag_jax.errors import UserError
 from socialtag_jax.journal import Journal
 from socialtag_jax.predict import Prediction, predict
 from socialtag_jax.presentation import Choice
-from socialtag_jax.sidecars import Change, sidecar_path, tagging
+from socialtag_jax.sidecars import Change, tagging
 from socialtag_jax.tagger import MAX_BATCH, Tagger
 
 _WRITERS = 8
@@ -87,8 +87,8 @@ class Sidecars:
     def clean(self, photos: Sequence[Path]) -> None:
         """Deletes what a run that was killed has left beside these photos."""
         if self._show is None:
-            for photo in photos:
-                files.remove_unfinished(sidecar_path(photo))
+            for folder in {photo.parent for photo in photos}:
+                files.sweep(folder)
 
     def _change(self, prediction: Prediction) -> Change | UserError | None:
         if prediction.unreadable is not None:

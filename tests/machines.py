@@ -33,6 +33,7 @@ case "$*" in
     chmod +x environment/bin/python ;;
   "-m uv pip install"*)
     if [ -e "$STUB_CLOUD/full-$(basename "$HOME")" ]; then echo "No space left on device" >&2; exit 1; fi
+    [ ! -e "$STUB_CLOUD/slow" ] || sleep 0.5
     [ -e source/pyproject.toml ] || exit 1
     cat >environment/bin/socialtag <<'TRAINER'
 #!/bin/bash
@@ -70,6 +71,7 @@ NO_CAPACITY = (
 )
 NO_QUOTA = "ERROR: (gcloud) Quota limit 'TPUV4PerProjectPerZone' has been exceeded. Limit: 0 in zone us-central2-b."
 UNAVAILABLE = "ERROR: (gcloud) HTTPError 503: The service is currently unavailable."
+NOT_FOUND = "ERROR: (gcloud) NOT_FOUND: Resource 'projects/p/locations/z/nodes/x' was not found"
 DISCONNECTED = "ERROR: (gcloud.ssh) [/usr/bin/ssh] exited with return code [255]."
 COMMANDS = ("create", "install", "launch", "logs", "status", "recover", "delete", "run")
 

@@ -2,7 +2,11 @@
 
 import dataclasses
 import io
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from socialtag_jax import feature_cache, memory_check
+from socialtag_jax import feature_cache, files, memory_check
 from socialtag_jax.config import Augmentation, Cache, Experiment, Input, Optimizer, Stage, resolve
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.feature_cache import FeatureView
@@ -78,6 +82,36 @@ def test_what_was_written_is_not_written_again(tmp_path: Path):
     assert new_view(tmp_path).missing() == [range(1024)]
     assert write(new_view(tmp_path)) == 1024
     assert float(new_view(tmp_path).rows(np.array([700]))["features"][0, 0, 0]) == 700
+
+
+KILLED_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from socialtag_jax import files
+with files.atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half a shard")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path):
+    view = new_view(tmp_path)
+    view.folder.mkdir()
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITING, str(view.folder / "rows-0000000512.bin")])
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = view.folder.iterdir()
+    with files.atomic_path(view.folder / "rows-0000001536.bin") as temporary:
+        temporary.write_bytes(b"of a living process")
+        elsewhere = left.with_name(f"{left.name.rpartition('@')[0]}@another-computer.tmp")
+        old, other = elsewhere.with_name(f".old{elsewhere.name}"), left.with_name(".notes.tmp")
+        for path in (elsewhere, old, other):
+            path.write_bytes(b"x")
+        os.utime(old, (0, 0))
+        write(view)
+        assert temporary.exists()
+        found = {path.name for path in view.folder.iterdir()}
+    names = {"key.json", "rows-0000000000.bin", "rows-0000000512.bin", "rows-0000001024.bin"}
+    assert found == names | {temporary.name, elsewhere.name, other.name}
 
 
 def test_other_keys_are_other_folders(tmp_path: Path):

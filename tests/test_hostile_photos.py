@@ -1,8 +1,10 @@
 """Each of the files in `hostile_photos.py`: taken, with the right colour, or rejected with its reason."""
 
 import csv
+import errno
 import io
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from socialtag_jax.predict import predict
 from socialtag_jax.presentation import Presentation, Presenter
 from socialtag_jax.shards import pixels
 from socialtag_jax.shards.dataset import open_dataset
-from socialtag_jax.shards.images import LARGEST_PIXELS, ImageError, canonical_image, canonical_jpeg
+from socialtag_jax.shards.images import LARGEST_PIXELS, ImageError, ResourceError, canonical_image, canonical_jpeg
 from socialtag_jax.shards.pixels import decode
 from socialtag_jax.sources import tags_csv
 from tests.attempts import attempt
@@ -38,6 +40,7 @@ from tests.hostile_photos import (
     picture,
     png_of_size,
 )
+from tests.photos import colour_rows, photo_folder
 
 
 def test_there_are_enough():
@@ -164,6 +167,54 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ImageError, match="no permission to read the file"):
         canonical_image(path)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT])
+def test_an_error_that_may_pass_is_not_the_photos(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = make(tmp_path, TAKEN[0])
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(ResourceError, match=rf"cannot be read: {re.escape(os.strerror(number))}") as raised:
+        canonical_image(path)
+    assert raised.value.where == str(path)
+
+
+@pytest.mark.parametrize("moment", ["reading", "decoding"])
+def test_a_lack_of_memory_is_not_the_photos(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = make(tmp_path, TAKEN[0])
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(*((os, "fdopen") if moment == "reading" else (Image, "open")), fail)
+    with pytest.raises(ResourceError, match=f"not enough memory to {'read' if moment == 'reading' else 'decode'} it"):
+        canonical_image(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs /proc, which Linux has")
+def test_a_photo_that_cannot_be_read_now_ends_prepare(tmp_path: Path, socialtag: Socialtag):
+    """And is not rejected for good: reading the start of /proc/self/mem is an input/output error."""
+    source = photo_folder(tmp_path / "in", colour_rows(12))
+    photo = sorted((source / "photos").iterdir())[3]
+    content = photo.read_bytes()
+    photo.unlink()
+    photo.symlink_to("/proc/self/mem")
+    arguments = ["prepare", "--source", "tags-csv", "--input", source, "--allow-outside", "--output", tmp_path / "data"]
+    arguments += ["--name", "demo"]
+    failed = socialtag(*arguments)
+    assert failed.code == 1
+    assert failed.err.splitlines()[-1] == (
+        f"socialtag: error: {photo}: cannot be read: Input/output error -- "
+        "run the same command again to go on, or leave the photo out"
+    )
+    assert not (tmp_path / "data/demo/1.0.0").exists()
+    photo.unlink()
+    photo.write_bytes(content)
+    assert socialtag(*arguments).code == 0
+    assert (tmp_path / "data/demo/1.0.0/rejects.csv").read_text().count("\n") == 1
 
 
 def test_names_that_no_file_has():

@@ -77,6 +77,54 @@ def test_who_lost_the_folder_is_told(bucket: Bucket):
     assert json.loads(lock.read_bytes())["host"] == "other"
 
 
+def test_who_has_slept_is_told_at_once(bucket: Bucket):
+    """No renewal has come to find out: the check does, before anything is written."""
+    lock = bucket.root / "run/.lock"
+    with lease.held(bucket.root / "run", print, renewed=60, expires=0.6, look=0.1) as check:
+        for _ in range(2):
+            time.sleep(0.3)
+            before = lock.stat().generation
+            check()
+            assert lock.stat().generation > before
+        time.sleep(0.3)
+        lock.write_bytes(json.dumps({"host": "other", "pid": 1}).encode())
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"another process has taken the folder over \(process 1 on other\)"):
+                check()
+    assert json.loads(lock.read_bytes())["host"] == "other"
+
+
+def test_the_check_costs_no_request_soon_after_a_sign_of_life(bucket: Bucket):
+    with lease.held(bucket.root / "run", print, renewed=60) as check:
+        check()
+        before = len(bucket.emulator.requests)
+        check()
+        assert len(bucket.emulator.requests) == before
+
+
+def test_a_check_waits_for_the_end_of_an_outage(bucket: Bucket):
+    """And then finds out who has the folder."""
+    with lease.held(bucket.root / "run", print, renewed=60, expires=0.6, look=0.1) as check:
+        time.sleep(0.3)
+        bucket.emulator.inject(Fault("503", method="POST", part="/upload/", times=3))
+        check()
+        assert sum(one["fault"] == "503" for one in bucket.emulator.requests) == 3
+
+
+def test_a_sign_of_life_gives_up_before_it_would_come_too_late(bucket: Bucket):
+    bucket.emulator.inject(Fault("503", method="POST", part="/upload/", times=1000))
+    start = time.monotonic()
+    with pytest.raises(UserError, match="the storage does not answer"):
+        (bucket.root / "run/.lock").write_bytes(b"x", seconds=0.5)
+    assert time.monotonic() - start < 3
+    bucket.emulator.reset()
+    bucket.emulator.inject(Fault("slow", method="POST", part="/upload/", times=1000, seconds=1.5))
+    start = time.monotonic()
+    with pytest.raises(UserError, match="the storage does not answer"):
+        (bucket.root / "run/.lock").write_bytes(b"x", seconds=0.5)
+    assert time.monotonic() - start < 3
+
+
 def test_a_lost_answer_is_not_taken_for_another_process(bucket: Bucket):
     """The write was done, its repetition is refused: the lock is this process's own nonetheless."""
     bucket.emulator.inject(Fault("lost", method="POST", part="/upload/", times=1))

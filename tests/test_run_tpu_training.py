@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.machines import DISCONNECTED, TRAIN, Cloud, reminds, stubbed_cloud
+from tests.machines import DISCONNECTED, NOT_FOUND, TRAIN, UNAVAILABLE, Cloud, reminds, stubbed_cloud
 
 
 @pytest.fixture
@@ -58,6 +58,16 @@ def test_launching_twice_starts_one_trainer(cloud: Cloud) -> None:
     refused = cloud.run("install")
     assert refused.returncode == 1
     assert "a training runs here" in refused.stderr
+
+
+def test_installing_twice_at_once_installs_once(cloud: Cloud) -> None:
+    (cloud.folder / "slow").touch()
+    cloud.run("create")
+    both = [cloud.start("install") for _ in range(2)]
+    said = [process.communicate(timeout=20)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert (cloud.folder / "installer").read_text().count("uv pip install") == 1
+    assert "worker 0: not started" in cloud.run("status").stdout
 
 
 def test_a_connection_that_breaks_neither_ends_nor_doubles_the_training(cloud: Cloud) -> None:
@@ -243,16 +253,34 @@ def test_run_joins_a_training_that_runs(cloud: Cloud) -> None:
     assert cloud.starts() == 1
 
 
-def test_run_does_not_take_another_training_for_its_own(cloud: Cloud) -> None:
+@pytest.mark.parametrize("flags", [(), ("--delete-on-exit",)])
+def test_run_does_not_take_another_training_for_its_own(cloud: Cloud, flags: tuple[str, ...]) -> None:
     (cloud.folder / "hold").touch()
     cloud.run("create")
     cloud.run("install")
     cloud.run("launch", *TRAIN)
-    result = cloud.run("run", *TRAIN, "--", "--name", "other")
+    result = cloud.run("run", *flags, *TRAIN, "--", "--name", "other")
     assert result.returncode == 1
     assert "another training runs here: socialtag train experiments/tiny.py" in result.stderr
     assert "the launch failed on worker 0 of 1" in result.stderr
+    assert ("is not deleted: this call did not make it, and another training" in result.stderr) == bool(flags)
+    assert reminds(result.stderr)
+    assert not cloud.calls("delete")
     assert cloud.starts() == 1
+    assert "worker 0: running" in cloud.run("status").stdout
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["by somebody else", "by an attempt whose answer was lost"])
+def test_a_machine_that_was_made_meanwhile_is_deleted_by_who_made_it(cloud: Cloud, lost: bool) -> None:
+    """The name is free when it is looked up, and taken when the machine is to be made; then a worker fails."""
+    cloud.run("create")
+    errors = {"tpu-vm describe": [NOT_FOUND], "tpu-vm create": [UNAVAILABLE] if lost else []}
+    cloud.plan(errors=errors, scp_fails_on=0)
+    result = cloud.run("run", "--delete-on-exit", *TRAIN)
+    assert result.returncode == 1
+    assert "the installation failed on worker 0 of 1" in result.stderr
+    assert (cloud.folder / "node").exists() == (not lost)
+    assert reminds(result.stderr) == (not lost)
 
 
 def test_run_shows_the_log_of_the_worker_that_failed(cloud: Cloud) -> None:

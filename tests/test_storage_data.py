@@ -138,6 +138,31 @@ def test_bundles(bucket: Bucket, tmp_path: Path):
         Tagger.load(there)
 
 
+def test_an_export_whose_upload_broke_off_is_repeated(bucket: Bucket, tmp_path: Path):
+    here, there = random_bundle(tmp_path / "here.tagger"), bucket.root / "there.tagger"
+    parts = {path.name for path in here.iterdir()}
+    # The description is the last object, and is refused for good.
+    bucket.emulator.inject(Fault("403", method="POST", part="/upload/", times=1, after=len(parts) - 1))
+    with pytest.raises(UserError, match=r"tagger\.json: no permission"):
+        export_bundle(random_model(), there)
+    assert {path.name for path in there.iterdir()} == parts - {"tagger.json"}
+    (there / "model.keras").write_bytes(b"of an export with --keras that was killed, too")
+    export_bundle(random_model(), there)
+    assert {path.name for path in there.iterdir()} == parts
+    photos = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(
+        Tagger.load(there).probabilities(photos), Tagger.load(here).probabilities(photos), strict=True
+    )
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoints/4/x", "tagger.json"])
+def test_an_export_to_a_folder_with_something_else_is_refused(bucket: Bucket, name: str):
+    (bucket.root / "run" / "tags.txt").write_bytes(b"x")
+    (bucket.root / "run" / name).write_bytes(b"x")
+    with pytest.raises(UserError, match="/run: exists already"):
+        export_bundle(random_model(), bucket.root / "run")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

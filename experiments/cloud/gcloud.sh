@@ -35,10 +35,11 @@ missing='not_found|was not found'
 # A limit "per minute" is of calls, and passes; a quota of machines does not, and neither does an empty zone for long.
 will_pass() { said 'per minute' || { ! said "quota|$no_capacity" && said "$transient"; }; }
 
-# Calls gcloud, again after errors that pass; leaves what it said in $scratch/stdout and $scratch/stderr.
+# Calls gcloud, again after errors that pass; leaves what it said in $scratch/stdout and $scratch/stderr, and how often it
+# was called in attempt.
 gcloud_call() {
   if $dry_run; then echo "gcloud$(quoted "$@")"; return; fi
-  local attempt turn
+  local turn
   for ((attempt = 1; ; attempt++)); do
     if in_background gcloud_once "$@"; then return; fi
     if [ "$attempt" -ge "$attempts" ] || ! will_pass; then return 1; fi
@@ -67,7 +68,8 @@ delete_command() { # the exact command, also as the words of $deletion
   deletion+=("${where[@]}" --quiet)
 }
 
-may_exist=false in_queue=false creating=false
+# ours: whether this call may delete it: it made the machine, or its training runs there; not where another one does.
+may_exist=false in_queue=false creating=false ours=false
 finish() {
   local status=$?
   trap - EXIT
@@ -76,6 +78,10 @@ finish() {
   child=
   if $may_exist; then
     delete_command
+    if $delete_on_exit && ! $ours; then
+      say "$machine is not deleted: this call did not make it, and another training may run there, which goes on"
+      delete_on_exit=false
+    fi
     if $delete_on_exit; then say "deleting $machine; should this be interrupted: gcloud$(quoted "${deletion[@]}")"; fi
     if ! $delete_on_exit || ! (delete_machine); then
       say "$machine may still be running, and costs money as long as it exists. To delete it:"
@@ -160,14 +166,18 @@ create_machine() {
     fi
   fi
   say "creating $machine"
-  if ! $dry_run; then may_exist=true creating=true in_queue=$queued; fi
-  # The name is taken where an earlier attempt got through although its answer was lost.
-  if ! gcloud_call "${creation[@]}" ${spot_flags[@]+"${spot_flags[@]}"} --quiet && ! said 'already.?exists'; then
-    cp "$scratch/stderr" "$scratch/reason"
-    may_exist=false creating=false
-    read_state
-    cp "$scratch/reason" "$scratch/stderr"
-    fail_with_gcloud "it was not created"
+  if ! $dry_run; then may_exist=true creating=true ours=true in_queue=$queued; fi
+  if ! gcloud_call "${creation[@]}" ${spot_flags[@]+"${spot_flags[@]}"} --quiet; then
+    if said 'already.?exists'; then
+      # An earlier attempt got through although its answer was lost; at the first one, somebody else was faster.
+      [ "$attempt" -gt 1 ] || ours=false
+    else
+      cp "$scratch/stderr" "$scratch/reason"
+      may_exist=false creating=false
+      read_state
+      cp "$scratch/reason" "$scratch/stderr"
+      fail_with_gcloud "it was not created"
+    fi
   fi
   creating=false
 }
@@ -214,7 +224,7 @@ ensure_machine() { # until it is READY
         fi
         say "$machine is $state: deleting it, to make it again"
         delete_machine || fail 1 "$machine" "is $state and could not be deleted" "delete it, then run the same command again"
-        created=false
+        created=false ours=false
         continue ;;
       STOPPED | HIDDEN)
         fail 1 "$machine" "is $state, and its disk still costs money" "start it in the console, or ./run_tpu.sh delete" ;;

@@ -18,9 +18,12 @@ machine_state() {
 machine_install() { # REVISION EXTRAS
   set -euo pipefail
   local archive=$HOME/socialtag-$1.tar.gz
-  if [ "$(machine_state)" = running ]; then echo "a training runs here; an installation would change it" >&2; return 1; fi
   mkdir -p "$HOME/socialtag"
   cd "$HOME/socialtag"
+  # The first of two may go on although its connection broke; an installation takes some minutes.
+  exec 8>install.lock
+  flock --wait 1800 8 || { echo "another installation still runs here" >&2; return 1; }
+  if [ "$(machine_state)" = running ]; then echo "a training runs here; an installation would change it" >&2; return 1; fi
   if [ "$(cat installed 2>/dev/null)" = "$1 $2" ]; then echo "run_tpu: installed already"; return; fi
   [ -e "$archive" ] || { echo "the source did not arrive: $archive" >&2; return 1; }
   rm -rf installed source.new

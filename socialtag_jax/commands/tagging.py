@@ -151,8 +151,7 @@ def run_predict(options: argparse.Namespace) -> int:
             print(json.dumps(results, ensure_ascii=False))
         if output is not None and journal is not None:
             rejects = prediction_files.rejects_path(output)
-            for path in (output, rejects):
-                files.remove_unfinished(path)
+            files.sweep(output.parent)
             prediction_files.write_rejects(map(journal.get, found.photos), rejects)
             read = (one for one in map(journal.get, found.photos) if one.unreadable is None)
             (prediction_files.write_csv if options.csv else prediction_files.write_jsonl)(read, output)

@@ -4,6 +4,7 @@ Training, evaluation and the exported tagger all go through this step and `pixel
 same pixels everywhere.
 """
 
+import errno
 import io
 import warnings
 from pathlib import Path
@@ -26,6 +27,23 @@ LARGEST_PIXELS = 178_956_970
 _LARGEST_FILE = 2**30
 _LONGEST_JPEG_SIDE = 65_500
 _JPEG_QUALITY = 95
+_OWN_ERRORS = frozenset(
+    {
+        errno.ENOENT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EINVAL,
+        errno.EFBIG,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EILSEQ,
+        errno.ENXIO,
+        errno.ENODEV,
+    }
+)
+"""What reading a file fails with for as long as the file is as it is."""
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -39,6 +57,13 @@ class OtherKindError(ImageError):
 
 class TooManyPixelsError(ImageError):
     """An image that says it has more pixels than are decoded."""
+
+
+class ResourceError(UserError):
+    """A photo of which nothing is known, since the computer failed: its disk, its memory, its limit of open files."""
+
+    def __init__(self, what: str, *, where: object = None) -> None:
+        super().__init__(what, where=where, hint="run the same command again to go on, or leave the photo out")
 
 
 def canonical_jpeg(
@@ -72,7 +97,9 @@ def canonical_image(
     Raises:
       ImageError: with the reason, and as `OtherKindError` or `TooManyPixelsError` where it is one; `where` is left to
         the caller, who knows what the photo is called.
+      ResourceError: the photo may well be good.
     """
+    where = photo if isinstance(photo, Path) else None
     data = _content(photo) if isinstance(photo, Path) else photo
     try:
         with warnings.catch_warnings():
@@ -81,6 +108,8 @@ def canonical_image(
             return _canonical_image(data, image_size, largest_pixels)
     except ImageError:
         raise
+    except MemoryError:
+        raise ResourceError("there is not enough memory to decode it", where=where) from None
     except UnidentifiedImageError:
         raise OtherKindError(f"not an image, or of another kind than {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
@@ -101,8 +130,14 @@ def _content(photo: Path) -> bytes:
         raise ImageError("is a folder, not an image file") from None
     except PermissionError:
         raise ImageError("no permission to read the file") from None
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
+    except ValueError as error:  # a name that no file can have
+        raise ImageError(f"cannot be read: {error}") from None
+    except MemoryError:
+        raise ResourceError("there is not enough memory to read it", where=photo) from None
+    except OSError as error:
+        if error.errno not in _OWN_ERRORS:
+            raise ResourceError(f"cannot be read: {error.strerror or error}", where=photo) from None
+        raise ImageError(f"cannot be read: {error.strerror}") from None
 
 
 def _canonical_image(photo: bytes | np.ndarray, image_size: int, largest_pixels: int) -> Image.Image:
