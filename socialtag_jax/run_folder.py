@@ -255,6 +255,8 @@ class RunLog:
         self._board.flush()
         if self._remote is not None:
             self._upload()
+            # It may have taken minutes.
+            self._check()
 
     def _upload(self) -> None:
         assert self._remote is not None

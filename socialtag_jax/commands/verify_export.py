@@ -53,13 +53,13 @@ def add_verify_export(commands: Commands) -> None:
 
 def run_verify_export(options: argparse.Namespace) -> int:
     """Compares a bundle's formats."""
-    from socialtag_jax import compilation_cache, predict, verify_export
+    from socialtag_jax import compilation_cache, photo_search, verify_export
 
     if not (math.isfinite(options.tolerance) and options.tolerance > 0):
         raise UsageError(f"{options.tolerance}: expected a number over 0", where="--tolerance")
-    found = predict.find_photos(options.photos)
+    found = photo_search.find_photos(options.photos)
     if found.skipped:
-        log(f"skipped: {predict.skipped_text(found.skipped)}")
+        log(f"skipped: {found.skipped}")
     compilation_cache.enable(log)
     verification = verify_export.verify(
         options.bundle,

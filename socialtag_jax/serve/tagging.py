@@ -18,7 +18,7 @@ from socialtag_jax.serve.batching import Batcher
 from socialtag_jax.serve.limits import Limits
 from socialtag_jax.serve.monitoring import Metrics
 from socialtag_jax.serve.uploads import Upload
-from socialtag_jax.shards.images import ImageError, OtherKindError, TooManyPixelsError
+from socialtag_jax.shards.images import ImageError, OtherKindError, ResourceError, TooManyPixelsError
 from socialtag_jax.tagger import MAX_BATCH, SuggestedTag, Tagger
 from socialtag_jax.web.hosting import ApiError
 
@@ -125,6 +125,8 @@ class TaggingService:
             refusal = _refusal(error)
             self.metrics.photos.labels(refusal.code).inc()
             return TaggedPhoto(photo.name, hashlib.sha256(photo.data).hexdigest(), (), refusal)
+        except ResourceError as error:
+            raise ApiError(503, "no_resources", error.what, headers={"Retry-After": "60"}) from error
         scores = await self._batcher.scores(pixels)
         self.metrics.photos.labels("tagged").inc()
         return TaggedPhoto(photo.name, sha256, self.tagger.choose(scores, threshold, max_tags))
