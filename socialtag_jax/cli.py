@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from socialtag_jax.commands import (
+    completion,
     data,
     doctor,
     evaluation,
@@ -41,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except UserError as error:
         # Several lines, or control characters, in a file name must not break the one-line promise.
         message = printable(" ".join(str(error).split()))
-        print(f"socialtag: error: {message}", file=sys.stderr)
+        _show_error(message)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "socialtag_jax"):
             raise
         # Installed with no more than a bundle's loader needs.
-        print(f"socialtag: error: {package} is not installed -- pip install socialtag-jax", file=sys.stderr)
+        _show_error(f"{package} is not installed -- pip install socialtag-jax")
         sys.exit(1)
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; so do we, quietly.
@@ -56,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
     except OSError as error:
         message = printable(" ".join(f"{error.filename or 'system'}: {error.strerror or error}".split()))
-        print(f"socialtag: error: {message}", file=sys.stderr)
+        _show_error(message)
         sys.exit(1)
     except MemoryError:
-        print("socialtag: error: there is not enough memory", file=sys.stderr)
+        _show_error("there is not enough memory")
         sys.exit(1)
     except Stopped as stopped:
         print(f"\nsocialtag: {stopped}; run the same command again to go on", file=sys.stderr)
@@ -70,6 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.flush()
         # Everything of ours is closed; a compilation that XLA is still at would crash the interpreter's orderly end.
         os._exit(130)
+
+
+def _show_error(message: str) -> None:
+    prefix = "socialtag: error:"
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        prefix = f"\033[1;31m{prefix}\033[0m"
+    print(f"{prefix} {message}", file=sys.stderr)
 
 
 def _run(arguments: list[str]) -> int:
@@ -93,6 +101,8 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     parser = argparse.ArgumentParser(
         prog="socialtag",
         description="Train a photo-tag predictor on your own tagged photos, and use it.",
+        epilog="`socialtag COMMAND --help` has examples. Exit codes: 0 done, or stopped by SIGTERM and ready to go on; "
+        "1 failed; 2 the command line is wrong; 130 stopped by Ctrl-C. On a terminal errors are red, but for NO_COLOR.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"socialtag-jax {__version__}")
@@ -112,6 +122,7 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     serve.add_serve(commands)
     rate.add_rate(commands)
     doctor.add_doctor(commands)
+    completion.add_completion(commands, parser)
     return parser, train
 
 

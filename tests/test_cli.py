@@ -60,6 +60,7 @@ def test_every_command_has_help(socialtag):
         "serve",
         "rate",
         "doctor",
+        "completion",
     ):
         result = socialtag(command, "--help")
         assert result.code == 0

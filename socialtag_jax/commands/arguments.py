@@ -7,6 +7,15 @@ from typing import Any
 
 from socialtag_jax.errors import printable
 
+_EXAMPLES = "examples:\n"
+
+
+class _Help(argparse.HelpFormatter):
+    """Leaves the lines of examples as they are; the rest is wrapped."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
 
 class Commands:
     """The commands of a parser.
@@ -19,7 +28,7 @@ class Commands:
         self._parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(
-        self, name: str, run: Callable[[argparse.Namespace], int] | None, text: str, **options: Any
+        self, name: str, run: Callable[[argparse.Namespace], int] | None, text: str, *, examples: str, **options: Any
     ) -> argparse.ArgumentParser:
         """A command, to which its options are added.
 
@@ -27,9 +36,18 @@ class Commands:
           name: what is typed.
           run: parsed command line -> exit code; None where the command's own actions say.
           text: what it does, in a line.
+          examples: lines that can be typed, each indented, and what else is to be said; shown as they are.
           **options: of `ArgumentParser`.
         """
-        command = self._parsers.add_parser(name, help=text, description=text, allow_abbrev=False, **options)
+        command = self._parsers.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"{_EXAMPLES}{examples}",
+            formatter_class=_Help,
+            allow_abbrev=False,
+            **options,
+        )
         command.set_defaults(run=run)
         return command
 

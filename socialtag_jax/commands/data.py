@@ -24,11 +24,22 @@ if TYPE_CHECKING:
     from socialtag_jax.shards.dataset import Dataset
 
 
+_PREPARE_EXAMPLES = """\
+  socialtag prepare --source tags-csv --input holiday --output data
+  socialtag prepare --source tags-csv --input photos.csv --output data --pruning min-images=20 min-tags=1
+  socialtag prepare --source postcards --input cards --output data       # draws a demo set
+  socialtag prepare --source harrison --input HARRISON --output data
+
+Killed at any time, the same command goes on where it was."""
+
+
 def add_prepare(commands: Commands) -> None:
     """`socialtag prepare`."""
     from socialtag_jax.sources import SOURCES
 
-    command = commands.add("prepare", run_prepare, "Turn tagged photos into a data set of TFRecord shards.")
+    command = commands.add(
+        "prepare", run_prepare, "Turn tagged photos into a data set of TFRecord shards.", examples=_PREPARE_EXAMPLES
+    )
     command.add_argument(
         "--source", choices=SOURCES, required=True, help="what the input is; postcards draws a demo set"
     )
@@ -93,6 +104,12 @@ def run_prepare(options: argparse.Namespace) -> int:
     return 0
 
 
+_STATS_EXAMPLES = """\
+  socialtag stats data/holiday
+  socialtag stats data/holiday --verify
+  socialtag stats HARRISON --source harrison --pruning min-images=100"""
+
+
 def add_stats(commands: Commands) -> None:
     """`socialtag stats`."""
     from socialtag_jax.sources import LABELLED_SOURCES
@@ -101,6 +118,7 @@ def add_stats(commands: Commands) -> None:
         "stats",
         run_stats,
         "Print tag statistics of a data set, or of a source's label files.",
+        examples=_STATS_EXAMPLES,
         # The folder comes first: after --pruning, it would be taken for another rule.
         usage="socialtag stats DATASET [options]",
     )
@@ -175,9 +193,16 @@ def _verify(dataset: "Dataset") -> None:
     log(f"verified: {records:,} records are as {dataset.folder} says")
 
 
+_PREVIEW_EXAMPLES = """\
+  socialtag preview data/holiday
+  socialtag preview data/holiday --augmented --output augmented.png"""
+
+
 def add_preview(commands: Commands) -> None:
     """`socialtag preview`."""
-    command = commands.add("preview", run_preview, "Write a PNG of photos as the network sees them.")
+    command = commands.add(
+        "preview", run_preview, "Write a PNG of photos as the network sees them.", examples=_PREVIEW_EXAMPLES
+    )
     command.add_argument("dataset", type=location, help="a data set's folder")
     command.add_argument("--augmented", action="store_true", help="beside each photo, augmented versions of it")
     command.add_argument("--split", default="train", help="train (default), validation or test")
@@ -210,9 +235,14 @@ def run_preview(options: argparse.Namespace) -> int:
     return 0
 
 
+_WEIGHTS_EXAMPLES = """\
+  socialtag weights fetch
+  socialtag weights convert vgg16.h5 --output vgg16.safetensors"""
+
+
 def add_weights(commands: Commands) -> None:
     """`socialtag weights`."""
-    command = commands.add("weights", None, "Get or convert VGG16 weights.")
+    command = commands.add("weights", None, "Get or convert VGG16 weights.", examples=_WEIGHTS_EXAMPLES)
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", help="fetch ImageNet weights into the cache", allow_abbrev=False)
     fetch.set_defaults(run=run_weights_fetch)

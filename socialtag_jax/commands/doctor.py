@@ -12,6 +12,7 @@ def add_doctor(commands: Commands) -> None:
         "doctor",
         run_doctor,
         "Print versions, devices, settings, and what repeats bit for bit here; fail if something needed is broken.",
+        examples="  socialtag doctor\n  socialtag doctor --json",
     )
     add_json(command)
 

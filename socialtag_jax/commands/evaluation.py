@@ -9,11 +9,19 @@ from socialtag_jax.commands.arguments import Commands, add_checkpoint, add_json,
 from socialtag_jax.errors import UsageError
 from socialtag_jax.storage import location
 
+_EXAMPLES = """\
+  socialtag evaluate runs/holiday --dataset data/holiday
+  socialtag evaluate holiday.tagger --dataset data/holiday --split validation --json
+  socialtag evaluate runs/holiday --dataset data/holiday --checkpoint latest --output scores"""
+
 
 def add_evaluate(commands: Commands) -> None:
     """`socialtag evaluate`."""
     command = commands.add(
-        "evaluate", run_evaluate, "Score a run or a bundle on a split, beside the popularity baseline."
+        "evaluate",
+        run_evaluate,
+        "Score a run or a bundle on a split, beside the popularity baseline.",
+        examples=_EXAMPLES,
     )
     command.add_argument("model", type=location, metavar="RUN_OR_BUNDLE", help="a run folder or an exported bundle")
     command.add_argument("--dataset", type=location, required=True, help="a data set's folder")

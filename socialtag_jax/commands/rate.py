@@ -18,7 +18,6 @@ _STUDY = "study.sqlite"
 _SPLIT = "test"
 
 _EXAMPLES = """\
-examples:
   socialtag rate holiday.tagger --dataset data/holiday
       opens a study of 200 test photos in holiday.tagger-rating/study.sqlite, or goes on with it
   socialtag rate holiday.tagger --dataset data/holiday --photos 50 --seed 1 --study studies/second.sqlite
@@ -38,8 +37,7 @@ def add_rate(commands: Commands) -> None:
         "Let people mark which tags fit photos, and say how precise the suggestions are in their eyes.",
         usage="socialtag rate BUNDLE --dataset DATASET [options]\n"
         "       socialtag rate --results STUDY [--json] [--csv FILE]",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
     command.add_argument("bundle", type=location, nargs="?", metavar="BUNDLE", help="an exported bundle")
     command.add_argument("--dataset", type=location, help="a data set's folder")

@@ -6,7 +6,7 @@ from pathlib import Path
 from socialtag_jax.commands.arguments import Commands, log
 from socialtag_jax.storage import local_path, location
 
-_EXAMPLES = """examples:
+_EXAMPLES = """\
   socialtag evaluate runs/one --dataset data/holiday      # writes runs/one/evaluation/test/report.html
   socialtag evaluate runs/two --dataset data/holiday
   socialtag report runs/one runs/two --dataset data/holiday --output one_two.html
@@ -19,8 +19,7 @@ def add_report(commands: Commands) -> None:
         "report",
         run_report,
         "Compare two evaluations of the same photos, as one HTML page.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
     for name, letter in (("first", "A"), ("second", "B")):
         command.add_argument(

@@ -7,10 +7,10 @@ from socialtag_jax.commands.arguments import Commands, add_hosting, log, positiv
 from socialtag_jax.errors import UsageError
 from socialtag_jax.storage import Location, local_path, location
 
-_EXAMPLES = """examples:
-  socialtag serve holiday.tagger                          the page, on http://127.0.0.1:8000, for this computer alone
-  socialtag serve holiday.tagger --port 0                 on any free port, which it prints
-  socialtag serve holiday.tagger --host 0.0.0.0           for every computer and phone that reaches this one
+_EXAMPLES = """\
+  socialtag serve holiday.tagger                        # the page, on http://127.0.0.1:8000, for this computer alone
+  socialtag serve holiday.tagger --port 0               # on any free port, which it prints
+  socialtag serve holiday.tagger --host 0.0.0.0         # for every computer and phone that reaches this one
   curl --data-binary @beach.jpg -H 'Content-Type: image/jpeg' 'http://127.0.0.1:8000/v1/tags?threshold=0.5'
   curl -F photos=@beach.jpg -F photos=@snow.png http://127.0.0.1:8000/v1/tags
 """
@@ -22,8 +22,7 @@ def add_serve(commands: Commands) -> None:
         "serve",
         run_serve,
         "Serve a page and an API that suggest tags, until Ctrl-C.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
     command.add_argument("bundle", type=location, metavar="BUNDLE", help="an exported bundle")
     add_hosting(command, 8000)

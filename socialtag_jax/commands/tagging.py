@@ -18,9 +18,17 @@ if TYPE_CHECKING:
     from socialtag_jax.tagger import Tagger
 
 
+_EXPORT_EXAMPLES = """\
+  socialtag export runs/holiday --output holiday.tagger
+  socialtag export runs/holiday --output holiday.tagger --formats stablehlo onnx
+  socialtag export gs://bucket/runs/holiday --output gs://bucket/holiday.tagger --checkpoint latest"""
+
+
 def add_export(commands: Commands) -> None:
     """`socialtag export`."""
-    command = commands.add("export", run_export, "Export a run's checkpoint as a bundle that suggests tags.")
+    command = commands.add(
+        "export", run_export, "Export a run's checkpoint as a bundle that suggests tags.", examples=_EXPORT_EXAMPLES
+    )
     command.add_argument("run_folder", type=location, metavar="RUN", help="a run folder")
     command.add_argument("--output", type=location, required=True, help="the bundle's folder; must not exist")
     command.add_argument(
@@ -48,7 +56,7 @@ def run_export(options: argparse.Namespace) -> int:
     return 0
 
 
-_PREDICT_EXAMPLES = """examples:
+_PREDICT_EXAMPLES = """\
   socialtag predict holiday.tagger photo.jpg
   socialtag predict holiday.tagger ~/Pictures --csv tags.csv
   socialtag predict holiday.tagger ~/Pictures --write-xmp --dry-run
@@ -65,8 +73,7 @@ def add_predict(commands: Commands) -> None:
         "predict",
         run_predict,
         "Suggest tags for photos.",
-        epilog=_PREDICT_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_PREDICT_EXAMPLES,
     )
     command.add_argument("bundle", type=location, metavar="BUNDLE", help="an exported bundle")
     command.add_argument(

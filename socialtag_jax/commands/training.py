@@ -11,6 +11,16 @@ from socialtag_jax.commands.arguments import Commands, add_json, at_least_two, l
 from socialtag_jax.errors import UsageError
 from socialtag_jax.storage import local_path, location
 
+_TRAIN_EXAMPLES = """\
+  socialtag train experiments/demo.py --dataset data/holiday --workdir runs/holiday --debug
+  socialtag train holiday.py --dataset data/holiday --workdir runs/holiday
+  socialtag train holiday.py --dataset data/holiday --workdir runs/holiday --optimizer.learning-rate 3e-4
+  socialtag train holiday.py --dataset data/holiday --input-only
+  socialtag train holiday.py --help                                      # all fields, with this file's values
+
+Any field of the experiment can be set, as --stages.0.epochs 2. Stopped or killed at any time, the same command goes on
+where it was."""
+
 
 def add_train(commands: Commands) -> argparse.ArgumentParser:
     """`socialtag train`; returns its parser, for `train_help`."""
@@ -18,8 +28,7 @@ def add_train(commands: Commands) -> argparse.ArgumentParser:
         "train",
         run_train,
         "Train an experiment on a data set. Run the same command again to go on with an interrupted run.",
-        epilog="Any field of the experiment can be set, for example --optimizer.learning-rate 3e-4 or "
-        "--stages.0.epochs 2; socialtag train EXPERIMENT --help lists them all with that file's values.",
+        examples=_TRAIN_EXAMPLES,
     )
     command.add_argument(
         "experiment", type=local_path, metavar="EXPERIMENT", help="an experiment file (see experiments/)"
@@ -145,15 +154,24 @@ def _nothing(_: str) -> None:
     pass
 
 
+_SWEEP_EXAMPLES = """\
+  socialtag sweep holiday.py --dataset data/holiday --output sweeps/first --cache.views 1 \\
+      --search optimizer.learning-rate=log:1e-4:1e-2:5 --search loss.positive-weight=1,3,10
+  socialtag sweep holiday.py --dataset data/holiday --output sweeps/second --cache.views 1 \\
+      --search optimizer.learning-rate=log:1e-4:1e-2 --strategy halving --trials 27
+
+Any field of the experiment can be set as in `socialtag train`, as --stages.0.epochs 20. The output folder gets
+sweep.json (all heads, with their curves), best.py (the winner, an experiment file for `socialtag train`) and
+sweep.png."""
+
+
 def add_sweep(commands: Commands) -> None:
     """`socialtag sweep`."""
     command = commands.add(
         "sweep",
         run_sweep,
         "Train many tag heads at once over cached features, and find the best on the validation split.",
-        epilog="Any field of the experiment can be set as in `socialtag train`, for example --stages.0.epochs 20. "
-        "The output folder gets sweep.json (all heads, with their curves), best.py (the winner, an experiment "
-        "file for `socialtag train`) and sweep.png.",
+        examples=_SWEEP_EXAMPLES,
     )
     command.add_argument(
         "experiment",

@@ -7,7 +7,7 @@ from socialtag_jax.commands.arguments import Commands, log
 from socialtag_jax.errors import UserError
 from socialtag_jax.storage import local_path
 
-_EXAMPLES = """examples:
+_EXAMPLES = """\
   socialtag untag ~/Pictures --dry-run
   socialtag untag ~/Pictures
   socialtag untag photo.jpg other.jpg.xmp
@@ -21,8 +21,7 @@ def add_untag(commands: Commands) -> None:
         "untag",
         run_untag,
         "Take out of XMP sidecars the tags that `predict --write-xmp` put in, and nothing else.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
     command.add_argument(
         "paths", type=local_path, nargs="+", metavar="FOLDER", help="folders, as deep as they go; or photos or sidecars"

@@ -12,7 +12,7 @@ from socialtag_jax.storage import local_path, location
 _TOLERANCE = 1e-4
 """Of a probability. float32 sums in another order differ by some 1e-6, those of TensorFloat-32 by some 1e-3."""
 
-_EXAMPLES = """examples:
+_EXAMPLES = """\
   socialtag verify-export holiday.tagger --photos photos/
   socialtag verify-export holiday.tagger --photos photos/ --formats stablehlo onnx --json
 
@@ -27,8 +27,7 @@ def add_verify_export(commands: Commands) -> None:
         "verify-export",
         run_verify_export,
         "Score photos with every format of a bundle, and say how far each is from the bundle's weights.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
     command.add_argument("bundle", type=location, metavar="BUNDLE", help="an exported bundle")
     command.add_argument(

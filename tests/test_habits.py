@@ -1,0 +1,71 @@
+"""What people expect of a command line: examples that work, completion, colour where it is seen."""
+
+import argparse
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from socialtag_jax import cli
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (action,) = [one for one in cli._parser()[0]._actions if isinstance(one, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_examples_can_be_typed(command: str):
+    """Each example of `--help` is understood by the parser; nothing is run."""
+    parser, _ = cli._parser()
+    said = commands()[command].format_help()
+    lines = re.findall(r"^  (?:eval \"\$\()?(socialtag [^)>#\n]*)", said.replace("\\\n", " "), re.MULTILINE)
+    assert lines, said
+    for line in lines:
+        words = shlex.split(line)
+        if "--help" in words:
+            continue
+        _, rest = parser.parse_known_args(words[1:])
+        assert not rest or words[1] in ("train", "sweep"), (line, rest)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("socialtag pre", {"predict", "prepare", "preview"}), ("socialtag train --work", {"--workdir"})],
+)
+def test_bash_completes(socialtag, tmp_path: Path, typed: str, expected: set[str]):
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    script = socialtag("completion", "bash")
+    assert (script.code, script.err) == (0, "")
+    (tmp_path / "completion").write_text(script.out)
+    words = typed.split()
+    asked = f"""
+        source {tmp_path}/completion
+        COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; COMP_LINE="{typed}"; COMP_POINT={len(typed)}
+        function_name=$(complete -p socialtag | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        $function_name socialtag "{words[-1]}" "{words[-2]}"
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+@pytest.mark.parametrize(("no_color", "red"), [("", True), ("1", False)])
+def test_errors_are_red_where_somebody_looks(no_color: str, red: bool):
+    line = [sys.executable, "-m", "socialtag_jax.cli", "stats", "nowhere"]
+    environment = {**os.environ, "NO_COLOR": no_color}
+    ours, its = pty.openpty()
+    subprocess.run(line, stderr=its, env=environment)
+    os.close(its)
+    said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert said.startswith("\033[1;31msocialtag: error:\033[0m nowhere" if red else "socialtag: error: nowhere")
+    plain = subprocess.run(line, capture_output=True, text=True, env=environment)
+    assert plain.stderr.startswith("socialtag: error: nowhere")
