@@ -14,13 +14,16 @@ author = "the authors of socialtag-jax"
 copyright = author  # noqa: A001 -- Sphinx's name
 version = release = socialtag_jax.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_argparse_cli", "experiment_fields", "names"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_argparse_cli", "docstrings", "experiment_fields"]
 exclude_patterns = ["pictures"]
 nitpicky = True
 # Docstrings mark code with single backticks.
 default_role = "code"
 # Other projects' names: their pages cannot be looked at without a network.
-nitpick_ignore_regex = [(r"py:.*", r"(argparse|collections|flax|grain|jax|np|numpy|optax|pathlib|typing)\..*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(PIL|argparse|collections|flax|grain|jax|jaxlib|np|numpy|optax|orbax|tensorflow_datasets)\..*"),
+    (r"py:.*", r"(pathlib|typing)\..*|ArrayTree"),
+]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -28,7 +31,6 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "separated"
-napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = "socialtag-jax"
