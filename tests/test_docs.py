@@ -68,6 +68,7 @@ class Givens:
             "holiday": lambda: postcards.render(self._folder / "holiday", count=_PHOTOS, workers=1),
             "new_photos": lambda: self._copies("new_photos", "images/0000.jpg", "images/0001.jpg"),
             "beach.jpg": lambda: self._copies("beach.jpg", "images/0002.jpg"),
+            "photo.jpg": lambda: self._copies("photo.jpg", "images/0003.jpg"),
             "holiday.py": lambda: shutil.copy(ROOT / "experiments" / "corel5k_quick.py", self._folder / "holiday.py"),
             "experiments": lambda: (self._folder / "experiments").symlink_to(ROOT / "experiments"),
             "data/holiday": lambda: self._socialtag(
