@@ -67,6 +67,7 @@ class Givens:
         self._makers: dict[str, Callable[[], object]] = {
             "holiday": lambda: postcards.render(self._folder / "holiday", count=_PHOTOS, workers=1),
             "new_photos": lambda: self._copies("new_photos", "images/0000.jpg", "images/0001.jpg"),
+            "photos": lambda: self._copies("photos", "images/0004.jpg", "images/0005.jpg"),
             "beach.jpg": lambda: self._copies("beach.jpg", "images/0002.jpg"),
             "photo.jpg": lambda: self._copies("photo.jpg", "images/0003.jpg"),
             "holiday.py": lambda: shutil.copy(ROOT / "experiments" / "corel5k_quick.py", self._folder / "holiday.py"),
@@ -151,7 +152,7 @@ class Servers:
         return [process.wait(30) for process in self._processes]
 
 
-SLOW = ("docs/guides/speed.md",)
+SLOW = ("docs/consumers.md", "docs/guides/speed.md", "docs/guides/training.md")
 RUN = [name for name in PAGES if any(block.mark != "not run" for block in blocks(name))]
 
 
