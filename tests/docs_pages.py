@@ -7,6 +7,7 @@ A comment in a page's source says what its blocks need, and why one is not run:
     <!-- not run: makes an environment -->      the next block is only parsed
 """
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -54,9 +55,11 @@ class Block:
     def commands(self) -> Iterator[list[str]]:
         """The words of each command of a `sh` block, without comments."""
         for line in self.code.replace("\\\n", " ").splitlines():
-            for part in re.split(r" && |; ", line):
-                if words := shlex.split(part, comments=True):
-                    yield words
+            words = shlex.shlex(line, posix=True, punctuation_chars=True)
+            words.whitespace_split = True
+            for ends, command in itertools.groupby(words, lambda word: word in ("&&", ";")):
+                if not ends:
+                    yield list(command)
 
 
 def blocks(name: str) -> list[Block]:
