@@ -42,7 +42,7 @@ bench: .venv-bench/bench.done
 # A stamp beside the environment: made again when the dependencies change.
 .venv/demo.done: pyproject.toml
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[weights]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[weights,report]'
 	touch $@
 
 .venv-test/test.done: pyproject.toml

@@ -54,7 +54,9 @@ def main() -> None:
     socialtag("export", RUN, "--output", BUNDLE)
     show_suggestions()
     print(f"\nPhotos: {PHOTOS}\nData set: {DATA}\nRun folder (metrics, checkpoints, TensorBoard): {RUN}")
-    print(f"Scores in full: {RUN / 'evaluation' / 'test'}\nExported tagger: {BUNDLE}")
+    print(
+        f"Scores in full: {RUN / 'evaluation' / 'test'}; open report.html there in a browser\nExported tagger: {BUNDLE}"
+    )
     print(f"The demo took {time.monotonic() - start:.0f} s, installation not counted.")
 
 

@@ -8,7 +8,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from socialtag_jax.commands import data, doctor, evaluation, tagging, training
+from socialtag_jax.commands import (
+    data,
+    doctor,
+    evaluation,
+    rate,
+    report,
+    serve,
+    tagging,
+    training,
+    untag,
+    verify_export,
+)
 from socialtag_jax.commands.arguments import Commands
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
@@ -32,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         message = printable(" ".join(str(error).split()))
         print(f"socialtag: error: {message}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "socialtag_jax"):
+            raise
+        # Installed with no more than a bundle's loader needs.
+        print(f"socialtag: error: {package} is not installed -- pip install socialtag-jax", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; so do we, quietly.
         sys.stderr.close()
@@ -83,8 +101,13 @@ def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     train = training.add_train(commands)
     training.add_sweep(commands)
     evaluation.add_evaluate(commands)
+    report.add_report(commands)
     tagging.add_export(commands)
     tagging.add_predict(commands)
+    untag.add_untag(commands)
+    verify_export.add_verify_export(commands)
+    serve.add_serve(commands)
+    rate.add_rate(commands)
     doctor.add_doctor(commands)
     return parser, train
 

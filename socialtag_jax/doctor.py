@@ -46,6 +46,7 @@ _OPTIONAL = (
     "jax-cuda13-pjrt",
     "h5py",
     "onnx",
+    "onnxruntime",
     "keras",
 )
 _VARIABLES = re.compile(r"(XLA|JAX|SOCIALTAG|TPU|LIBTPU|CUDA|NCCL|OMP)_\w+|XDG_CACHE_HOME")

@@ -19,6 +19,11 @@ def excerpt(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:79]}…")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what a library's error says, or its class's name where it says nothing."""
+    return (str(error) or type(error).__name__).split("\n", 1)[0]
+
+
 class UserError(Exception):
     """Something the user can put right; `socialtag` prints it on one line and exits with `exit_code`.
 
@@ -40,6 +45,10 @@ class UserError(Exception):
         """One line, whatever libraries that the error passes through have added to its arguments, as grain does."""
         line = self.what if self.where is None else f"{self.where}: {self.what}"
         return line if self.hint is None else f"{line} -- {self.hint}"
+
+
+class MissingPackageError(UserError):
+    """An optional package is not installed, or cannot be imported; the hint says how it is."""
 
 
 class UsageError(UserError):

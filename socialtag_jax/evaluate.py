@@ -14,9 +14,10 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from socialtag_jax import metrics, protocols
+from socialtag_jax import curves, metrics, protocols
 from socialtag_jax.column_file import ColumnFile
 from socialtag_jax.config import Suggestion
+from socialtag_jax.curves import ConfidenceHistogram
 from socialtag_jax.dispatch import Fetch, one_ahead
 from socialtag_jax.errors import UserError
 from socialtag_jax.input_pipeline import Batch, BatchShape, eval_batches
@@ -27,6 +28,8 @@ from socialtag_jax.shards.dataset import STATISTICS, Dataset
 from socialtag_jax.storage import Location
 from socialtag_jax.tagger import Tagger
 from socialtag_jax.tags import TagVocabulary
+
+_THRESHOLDS = np.arange(1, 20) / 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Evaluation:
       image_scores: of the model, each [images]; NaN for images without tags.
       tag_counts: of the model.
       average_precision: float64 [n_tags]; NaN for tags without positives.
+      confidences: of all pairs of an image and a tag.
     """
 
     summary: Mapping[str, Any]
@@ -72,6 +76,7 @@ class Evaluation:
     image_scores: metrics.ImageScores
     tag_counts: TagCounts
     average_precision: np.ndarray
+    confidences: ConfidenceHistogram
 
 
 def bundle_scorer(bundle: Location) -> Scorer:
@@ -90,6 +95,21 @@ def bundle_scorer(bundle: Location) -> Scorer:
         score=lambda images: tagger.launch(images[0]),
         trained_on=tagger.description["provenance"]["dataset"]["fingerprint"],
     )
+
+
+def check_tags(dataset: Dataset, vocabulary: TagVocabulary) -> None:
+    """Sees to it that a model's outputs are the data set's tags.
+
+    Raises:
+      UserError: they are not.
+    """
+    if dataset.vocabulary.sha256 != vocabulary.sha256:
+        raise UserError(
+            f"the data set's {len(dataset.vocabulary)} tags are not the {len(vocabulary)} tags that the model was "
+            "trained on",
+            where=dataset.location,
+            hint="use the data set that it was trained on, or one prepared with the same tags",
+        )
 
 
 def evaluate(
@@ -120,12 +140,7 @@ def evaluate(
         records.
     """
     n_tags = len(dataset.vocabulary)
-    if dataset.vocabulary.sha256 != scorer.vocabulary.sha256:
-        raise UserError(
-            f"the data set's {n_tags} tags are not the {len(scorer.vocabulary)} tags that the model was trained on",
-            where=dataset.location,
-            hint="evaluate on the data set that it was trained on, or on one prepared with the same tags",
-        )
+    check_tags(dataset, scorer.vocabulary)
     images, statistics = len(dataset.split(split)), dataset.statistics
     if not statistics[split].counts.any():
         raise UserError(f"no image of the split {split!r} has a tag: nothing to score", where=dataset.location)
@@ -137,7 +152,7 @@ def evaluate(
         ranking, best_words, labels = _predict(
             scorer, dataset, split, words, probabilities, batch_size, threads, stream
         )
-        precisions = _average_precisions(probabilities, labels, n_tags, stream)
+        precisions, confidences = _by_tag(probabilities, labels, n_tags, stream)
     if not np.array_equal(np.bincount(labels.tag_ids[labels.tag_ids >= 0], minlength=n_tags), statistics[split].counts):
         # The baselines go by the other splits' counts, which were written down with these.
         raise UserError(
@@ -164,6 +179,9 @@ def evaluate(
         "threshold": suggestion.threshold,
         "max_tags": suggestion.max_tags,
         "scores": scores,
+        "threshold_curve": curves.threshold_curve(
+            ranking, curves.hits(ranking, labels.tag_ids), labels.tag_ids, _THRESHOLDS, suggestion.max_tags
+        ).to_json(),
     }
     if training is not None and len(words):
         summary["five_words_an_image"] = {
@@ -173,7 +191,7 @@ def evaluate(
                 "popularity_5": protocols.five_frequent_words(training, labels, words),
             },
         }
-    return Evaluation(summary, ranking, labels, image_scores, counts, precisions)
+    return Evaluation(summary, ranking, labels, image_scores, counts, precisions, confidences)
 
 
 @functools.partial(jax.jit, static_argnames=("count",))
@@ -224,16 +242,19 @@ def _predict(
     return Ranking(ranked_ids, ranked_probabilities), best_words, SplitLabels(image_ids, tag_ids)
 
 
-def _average_precisions(probabilities: ColumnFile, labels: SplitLabels, n_tags: int, stream: TextIO) -> np.ndarray:
-    """Of every tag, float64 [n_tags]; NaN where no image has it."""
+def _by_tag(
+    probabilities: ColumnFile, labels: SplitLabels, n_tags: int, stream: TextIO
+) -> tuple[np.ndarray, ConfidenceHistogram]:
+    """The average precision of every tag, float64 [n_tags], NaN where no image has it; and all confidences."""
     images, positions = np.nonzero(labels.tag_ids >= 0)
     true_ids = labels.tag_ids[images, positions]
     by_tag = np.split(images[np.argsort(true_ids, kind="stable")], np.cumsum(np.bincount(true_ids, minlength=n_tags)))
-    result = np.full(n_tags, np.nan)
+    result, confidences = np.full(n_tags, np.nan), ConfidenceHistogram()
     progress = Progress("average precision", n_tags, "tags", stream)
     for tag, column in enumerate(probabilities.columns()):
         if len(by_tag[tag]):
             result[tag] = metrics.average_precision(column, by_tag[tag])
+        confidences.add(column, by_tag[tag])
         progress.update(tag + 1)
     progress.finish(n_tags)
-    return result
+    return result, confidences

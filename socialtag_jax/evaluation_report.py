@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,59 +13,105 @@ from socialtag_jax import files, metrics
 from socialtag_jax.evaluate import Evaluation, Scorer
 from socialtag_jax.protocols import BASELINE_SIZES
 from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.storage import Location
+from socialtag_jax.tagger import is_bundle
 
+SUMMARY, PER_TAG, PREDICTIONS = "metrics.json", "per_tag.csv", "predictions.csv"
 _LABEL_WIDTH, _CELL_WIDTH = 34, 14
+_RANKING_SCORES = "precision_at_1", "recall_at_5", "accuracy_at_5"
+_TAG_SCORES = "macro_f1", "micro_f1", "mean_average_precision"
 _PREDICTORS = {"model": "model", **{f"popularity_{size}": f"top {size} tags" for size in BASELINE_SIZES}}
+
+
+class Section(NamedTuple):
+    """Scores under one protocol: a label and a cell a predictor in each row."""
+
+    title: str
+    rows: Sequence[tuple[str, Sequence[str]]]
+
+
+def predictors(summary: Mapping[str, Any]) -> list[str]:
+    """Heads of the columns of `sections`: the model first, then the baselines that there are."""
+    return [_PREDICTORS[name] for name in _columns(summary)]
+
+
+def _columns(summary: Mapping[str, Any]) -> list[str]:
+    return [name for name in _PREDICTORS if name in summary["scores"]]
+
+
+def sections(summary: Mapping[str, Any]) -> list[Section]:
+    """The scores, a section a protocol."""
+    columns = _columns(summary)
+    scores = [summary["scores"][name] for name in columns]
+    threshold, max_tags = summary["threshold"], summary["max_tags"]
+    images = [
+        _numbers(f"{name} {part}", [one[name][part] for one in scores])
+        for name in ("f1", "recall", "precision")
+        for part in ("mean", "median", "std")
+    ]
+    images.append(("images with F1 0", [f"{one['f1']['zero']} ({one['f1']['zero_share']:.0%})" for one in scores]))
+    ranking, tags = (
+        [_numbers(name.replace("_", " "), [one[name] for one in scores]) for name in names]
+        for names in (_RANKING_SCORES, _TAG_SCORES)
+    )
+    found = [
+        Section(
+            f"over images; the model: over {threshold:g}, at most {max_tags} tags (the thesis's tables 4 and 5)", images
+        ),
+        Section("the most confident tags of an image, whatever the threshold (HARRISON's protocol)", ranking),
+        Section("over tags", tags),
+    ]
+    if "five_words_an_image" in summary:
+        found.append(_five_words(summary["five_words_an_image"], columns))
+    return found
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """The scores as text: a section a protocol, a row a score, a column a predictor."""
-    columns = [name for name in _PREDICTORS if name in summary["scores"]]
-    scores = [summary["scores"][name] for name in columns]
-    threshold, max_tags = summary["threshold"], summary["max_tags"]
-    lines = [_row("", [_PREDICTORS[name] for name in columns])]
-    lines.append(f"over images; the model: over {threshold:g}, at most {max_tags} tags (the thesis's tables 4 and 5)")
-    for name in ("f1", "recall", "precision"):
-        lines += [_numbers(f"{name} {part}", [one[name][part] for one in scores]) for part in ("mean", "median", "std")]
-    lines.append(_row("images with F1 0", [f"{one['f1']['zero']} ({one['f1']['zero_share']:.0%})" for one in scores]))
-    lines.append("the most confident tags of an image, whatever the threshold (HARRISON's protocol)")
-    for name in ("precision_at_1", "recall_at_5", "accuracy_at_5"):
-        lines.append(_numbers(name.replace("_", " "), [one[name] for one in scores]))
-    lines.append("over tags")
-    for name in ("macro_f1", "micro_f1", "mean_average_precision"):
-        lines.append(_numbers(name.replace("_", " "), [one[name] for one in scores]))
-    if "five_words_an_image" in summary:
-        lines += _five_words(summary["five_words_an_image"], columns)
+    lines = [_row("", predictors(summary))]
+    for section in sections(summary):
+        lines.append(section.title)
+        lines += [_row(label, cells) for label, cells in section.rows]
     return "\n".join(lines)
 
 
-def _five_words(section: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+def _five_words(found: Mapping[str, Any], columns: Sequence[str]) -> Section:
     """The baseline of this protocol is made of five words: it has no other size."""
-    scores = [section["scores"].get(name) for name in columns]
-    lines = [f"five words an image (Corel5K's protocol), {section['words']:,} words"]
-    for name in ("precision", "recall", "f1"):
-        lines.append(_row(f"mean word {name}" if name != "f1" else "f1 of the two means", _cells(scores, name, ".3f")))
-    return [*lines, _row("words with a recall over 0 (N+)", _cells(scores, "words_recalled", ",d"))]
+    scores = [found["scores"].get(name) for name in columns]
+    rows = [
+        (f"mean word {name}" if name != "f1" else "f1 of the two means", _cells(scores, name, ".3f"))
+        for name in ("precision", "recall", "f1")
+    ]
+    rows.append(("words with a recall over 0 (N+)", _cells(scores, "words_recalled", ",d")))
+    return Section(f"five words an image (Corel5K's protocol), {found['words']:,} words", rows)
 
 
 def _cells(scores: Iterable[Mapping[str, Any] | None], name: str, form: str) -> list[str]:
     return ["-" if one is None else format(one[name], form) for one in scores]
 
 
-def _numbers(label: str, values: Iterable[float]) -> str:
-    return _row(label, [f"{value:.3f}" for value in values])
+def _numbers(label: str, values: Iterable[float]) -> tuple[str, list[str]]:
+    return label, [f"{value:.3f}" for value in values]
 
 
 def _row(label: str, cells: Iterable[str]) -> str:
     return f"  {label:{_LABEL_WIDTH - 2}}" + "".join(f"{cell:>{_CELL_WIDTH}}" for cell in cells)
 
 
+def evaluation_folder(model: Location, split: str) -> Location:
+    """Where an evaluation goes: in a run, where it is; beside a bundle, whose files are those that it lists."""
+    if not is_bundle(model):
+        return model / "evaluation" / split
+    folder = model.resolve() if isinstance(model, Path) else model
+    return folder.with_name(f"{folder.name}-evaluation") / split
+
+
 def write_results(evaluation: Evaluation, dataset: Dataset, scorer: Scorer, output: Path) -> None:
     """Writes `metrics.json`, `per_tag.csv` and `predictions.csv`, each atomically."""
     output.mkdir(parents=True, exist_ok=True)
-    files.write_text(output / "metrics.json", json.dumps(evaluation.summary, indent=1) + "\n")
-    files.write_text(output / "per_tag.csv", _per_tag(evaluation, dataset))
-    _write_predictions(evaluation, scorer, output / "predictions.csv")
+    files.write_text(output / SUMMARY, json.dumps(evaluation.summary, indent=1) + "\n")
+    files.write_text(output / PER_TAG, _per_tag(evaluation, dataset))
+    _write_predictions(evaluation, scorer, output / PREDICTIONS)
 
 
 def _per_tag(evaluation: Evaluation, dataset: Dataset) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from socialtag_jax import export_keras, files, pretrained, tagger
-from socialtag_jax.errors import UserError
+from socialtag_jax import export_keras, export_onnx, files, pretrained, tagger
+from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.gcs import RemotePath
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.storage import Location, staged
@@ -20,7 +21,7 @@ from socialtag_jax.trained import TrainedModel, inference
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_bundle(trained: TrainedModel, output: Location, *, keras: bool = False) -> None:
+def export_bundle(trained: TrainedModel, output: Location, *, formats: Collection[str] = ()) -> None:
     """Writes a bundle, whole or not at all.
 
     Preprocessing is inside the exported function, which computes as evaluation does (`trained.inference`).
@@ -28,17 +29,23 @@ def export_bundle(trained: TrainedModel, output: Location, *, keras: bool = Fals
     Args:
       trained: what to export.
       output: the bundle's folder.
-      keras: adds the model as a `.keras` file (see `export_keras`), which the bundle's own loader does not need.
+      formats: of `tagger.FORMATS`; what the bundle's own loader needs is always written. "keras" (see `export_keras`)
+        and "onnx" (see `export_onnx`) add a file for other programs.
 
     Raises:
-      UserError: `output` exists, another process exports to it, or Keras is asked for and cannot be imported.
+      UsageError: there is no such format.
+      UserError: `output` exists, another process exports to it, a format's package cannot be imported, or the model is
+        too large for a format.
     """
+    unknown = sorted(set(formats) - set(tagger.FORMATS))
+    if unknown:
+        raise UsageError(f"no format {unknown[0]!r}, expected some of {', '.join(tagger.FORMATS)}", where="formats")
     if output.exists():
         raise UserError("exists already", where=output, hint="choose another --output, or delete it")
     if isinstance(output, RemotePath):
         # Without its description, which is uploaded last, the rest is no bundle.
         with staged(output, last=tagger.TAGGER) as folder:
-            _write_bundle(trained, folder, keras=keras)
+            _write_bundle(trained, folder, formats)
         return
     partial = output.with_name(f".{output.name}.partial")
     with files.exclusive(partial):
@@ -47,18 +54,33 @@ def export_bundle(trained: TrainedModel, output: Location, *, keras: bool = Fals
             # What a killed export left.
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            _write_bundle(trained, folder, keras=keras)
+            _write_bundle(trained, folder, formats)
             folder.rename(output)
         finally:
             shutil.rmtree(partial)
 
 
-def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
-    experiment = trained.config.experiment
+def _write_bundle(trained: TrainedModel, folder: Path, formats: Collection[str]) -> None:
+    experiment, vocabulary = trained.config.experiment, trained.vocabulary
     params = jax.tree.map(np.asarray, trained.params)
-    if keras:
-        export_keras.write_model(trained.model, params, experiment.model.input_size, folder / tagger.KERAS)
     size = experiment.model.input_size
+    description = {
+        "format_version": tagger.FORMAT_VERSION,
+        "name": experiment.name,
+        "input_size": size,
+        "image_size": trained.config.dataset["image_size"] or IMAGE_SIZE,
+        "n_tags": len(vocabulary),
+        "threshold": experiment.suggestion.threshold,
+        "max_tags": experiment.suggestion.max_tags,
+        "vocabulary_sha256": vocabulary.sha256,
+        "provenance": {"checkpoint_step": trained.step, **dataclasses.asdict(trained.config)},
+    }
+    # First what may be refused.
+    if "onnx" in formats:
+        metadata = export_onnx.metadata(description, vocabulary, pretrained.licence(params))
+        export_onnx.write_model(params, size, metadata, folder / tagger.ONNX)
+    if "keras" in formats:
+        export_keras.write_model(trained.model, params, size, folder / tagger.KERAS)
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), params)
@@ -69,19 +91,8 @@ def _write_bundle(trained: TrainedModel, folder: Path, *, keras: bool) -> None:
         params,
         folder / tagger.PARAMS,
         source=f"{experiment.name}, step {trained.step}",
-        vocabulary_sha256=trained.vocabulary.sha256,
+        vocabulary_sha256=vocabulary.sha256,
     )
-    trained.vocabulary.save(folder / tagger.TAGS)
-    description = {
-        "format_version": tagger.FORMAT_VERSION,
-        "name": experiment.name,
-        "input_size": size,
-        "image_size": trained.config.dataset["image_size"] or IMAGE_SIZE,
-        "n_tags": len(trained.vocabulary),
-        "threshold": experiment.suggestion.threshold,
-        "max_tags": experiment.suggestion.max_tags,
-        "vocabulary_sha256": trained.vocabulary.sha256,
-        "provenance": {"checkpoint_step": trained.step, **dataclasses.asdict(trained.config)},
-        "files": {path.name: files.sha256(path) for path in sorted(folder.iterdir())},
-    }
-    files.write_text(folder / tagger.TAGGER, json.dumps(description, indent=1) + "\n")
+    vocabulary.save(folder / tagger.TAGS)
+    hashes = {path.name: files.sha256(path) for path in sorted(folder.iterdir())}
+    files.write_text(folder / tagger.TAGGER, json.dumps({**description, "files": hashes}, indent=1) + "\n")

@@ -1,15 +1,12 @@
-"""The trained model as a `.keras` file, written by Keras 3 itself, which is imported only here."""
+"""The trained model as a `.keras` file, written by Keras 3 itself."""
 
-import importlib
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from socialtag_jax.errors import UserError
+from socialtag_jax.keras_file import import_keras
 from socialtag_jax.model import HEAD_LAYERS, MEAN_RGB, VGG16_LAYERS, TagPredictor
 
 
@@ -27,31 +24,9 @@ def write_model(model: TagPredictor, params: Mapping[str, Mapping[str, np.ndarra
       path: ends in `.keras`.
 
     Raises:
-      UserError: Keras cannot be imported.
+      MissingPackageError: Keras cannot be imported.
     """
     build(import_keras(), model, params, size).save(path)
-
-
-def import_keras() -> Any:
-    """Keras, on its JAX backend unless the environment or an earlier import has chosen another.
-
-    Raises:
-      UserError: it is not installed, or its backend is not.
-    """
-    if "keras" not in sys.modules:
-        os.environ.setdefault("KERAS_BACKEND", "jax")
-    try:
-        return importlib.import_module("keras")
-    except (ImportError, ValueError) as error:
-        if isinstance(error, ImportError) and error.name == "keras":
-            raise UserError(
-                "writing a .keras file needs the package keras, which is not installed",
-                hint="pip install 'socialtag-jax[keras]'",
-            ) from None
-        raise UserError(
-            f"Keras cannot be imported with KERAS_BACKEND={os.environ.get('KERAS_BACKEND')}: {error}",
-            hint="KERAS_BACKEND=jax needs no other package",
-        ) from error
 
 
 def build(keras: Any, model: TagPredictor, params: Mapping[str, Mapping[str, np.ndarray]], size: int) -> Any:

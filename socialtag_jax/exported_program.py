@@ -12,7 +12,7 @@ import numpy as np
 from jax import export
 
 from socialtag_jax import files
-from socialtag_jax.errors import UserError
+from socialtag_jax.errors import UserError, first_line
 
 _REACHES_OUT = re.compile(r"\b(?:custom_call|infeed|outfeed|send|recv)\b")
 """Operations that call functions of this process, or talk to it or to other ones, in a module's text."""
@@ -40,8 +40,7 @@ def load_program(
         exported = export.deserialize(bytearray(files.read_bytes(path)))
         text = exported.mlir_module()
     except Exception as error:  # on other bytes, flatbuffers and MLIR raise nearly anything
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(f"cannot be read as an exported program: {reason}", where=path, hint=hint) from error
+        raise UserError(f"cannot be read as an exported program: {first_line(error)}", where=path, hint=hint) from error
     found = _REACHES_OUT.search(_SHAPE_CHECK.sub("", text))
     if found is not None or exported.ordered_effects or exported.unordered_effects:
         what = "has side effects" if found is None else f"holds the operation {found[0]!r}"

@@ -142,7 +142,7 @@ def save_weights(
         "layout": "kernels H,W,I,O",
         "source": source,
         "fingerprint": content,
-        "licence": _licence(content, has_head=HEAD_LAYERS[0] in params),
+        "licence": _licence(content, params),
     }
     if vocabulary_sha256 is not None:
         metadata[VOCABULARY_KEY] = vocabulary_sha256
@@ -168,9 +168,15 @@ def convert(source: Path, output: Path, *, log: Callable[[str], None]) -> None:
     log(f"{source}: 13 convolutions and " + (f"a head: {_count(head)}" if head else f"no head: {_no_head(contents)}"))
 
 
-def _licence(content: str, *, has_head: bool) -> str:
+def licence(params: LayerParams) -> str:
+    """Whose weights these are, for the metadata of files that hold them."""
+    return _licence(fingerprint(params), params)
+
+
+def _licence(content: str, params: LayerParams) -> str:
     if content != IMAGENET_FINGERPRINT:
         return "that of the source"
+    has_head = HEAD_LAYERS[0] in params
     return f"convolutions: {IMAGENET_LICENCE}; head: that of the source" if has_head else IMAGENET_LICENCE
 
 

@@ -121,11 +121,16 @@ def _parse(text: str, kinds: Mapping[str, RuleKind], flag: str, names: Sequence[
         raise UsageError(f"{text!r}: expected tags or a file, as in {name}=sea,sun or {name}=@tags.txt", where=flag)
     if value.startswith("@"):
         path = Path(value[1:])
-        return Rule(name, f"{name}=@{path.name}", listed=_ids(_read_list(path)))
+        return Rule(name, f"{name}=@{path.name}", listed=_ids(read_list(path)))
     return Rule(name, text, listed=_ids(value.split(",")), must_exist=name != "vocabulary")
 
 
-def _read_list(path: Path) -> list[str]:
+def read_list(path: Path) -> list[str]:
+    """The lines of a list's file.
+
+    Raises:
+      UserError: it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

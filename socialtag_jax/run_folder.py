@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,13 @@ def load_run(folder: Location) -> RunConfig:
     )
 
 
+def compute_dtype(folder: Location) -> str | None:
+    """What the run in a folder computes in; None where there is no run that has saved anything."""
+    if not (folder / CONFIG).exists() or not (folder / CHECKPOINTS).is_dir():
+        return None
+    return load_run(folder).experiment.model.compute_dtype
+
+
 def check_free(folder: Location) -> None:
     """Refuses a folder that holds something, but no run.
 
@@ -122,9 +130,18 @@ def record_start(folder: Location, current: RunConfig, *, has_checkpoint: bool) 
     Where nothing has been saved yet, there is nothing to go on with, and any configuration will do.
 
     Raises:
-      UserError: the run was started with another experiment or data set.
+      UserError: the run was started with another experiment or data set, or its checkpoints are gone.
     """
-    if has_checkpoint:
+    if not has_checkpoint:
+        # A run may have been killed while it saved for the first time; but the third epoch waits for the first's save.
+        validated = sum(values["kind"] == "validation" for values in read_metrics(folder))
+        if validated >= 3:
+            raise UserError(
+                f"the run has done {validated} epochs, but its checkpoints are gone",
+                where=folder / CHECKPOINTS,
+                hint="restore them from a copy, or choose another --workdir",
+            )
+    else:
         first = load_run(folder)
         _check_same(first, current, folder)
         # What the first start ran on stays on record.
@@ -144,7 +161,9 @@ def _check_same(old: RunConfig, new: RunConfig, folder: Location) -> None:
     # Training longer is going on, unless the learning rate falls towards the old end; all else would be another run.
     # How fast input is read, and where features are kept, changes no result.
     last = len(old.experiment.stages) - 1
-    free = ["name", "input.threads", "input.max_bad_records", "cache.folder", "checkpoints."]
+    # So does how often is saved and what is kept; but early stopping compares one kind of score with itself.
+    kept = ("keep_latest", "keep_best", "every_minutes", "patience")
+    free = ["name", "input.threads", "input.max_bad_records", "cache.folder", *(f"checkpoints.{one}" for one in kept)]
     longer = f"stages.{last}.epochs"
     falling = old.experiment.optimizer.schedule.kind != "constant"
     if now.get(longer, 0) >= before[longer] and not falling:
@@ -232,6 +251,7 @@ class RunLog:
           UserError: another process has taken the folder over, and nothing may be saved; the storage does not answer.
         """
         self._file.flush()
+        os.fsync(self._file.fileno())
         self._board.flush()
         if self._remote is not None:
             self._upload()
@@ -270,13 +290,17 @@ class NoRunLog(RunLog):
         """Writes nothing."""
 
 
-def last_epoch_rate(folder: Location) -> float | None:
-    """Images a second of the last training epoch of a run; None where the folder has none."""
+def read_metrics(folder: Location) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, but for any that was cut off; none where there is no such file."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # A line that was cut off in the middle has no step.
-    written = [json.loads(line) for line in lines if math.isfinite(_place_of(line)[0])]
-    rates = [values["images_per_second"] for values in written if values["kind"] == "epoch"]
+    return [json.loads(line) for line in lines if math.isfinite(_place_of(line)[0])]
+
+
+def last_epoch_rate(folder: Location) -> float | None:
+    """Images a second of the last training epoch of a run; None where the folder has none."""
+    rates = [values["images_per_second"] for values in read_metrics(folder) if values["kind"] == "epoch"]
     # An epoch of which nothing was left to do had none.
     return next((rate for rate in reversed(rates) if rate is not None), None)
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import flax.struct
 import jax
@@ -195,6 +195,13 @@ def eval_step(
     )
     loss = losses.image_losses(logits, targets, positive_weight)
     return {"loss": loss, "f1": scores.f1}
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every number of a tree's arrays is finite, bool."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
 
 
 def batch_shapes(

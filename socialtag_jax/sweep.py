@@ -18,6 +18,7 @@ from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.model import HEAD_LAYERS, Params
 from socialtag_jax.parallel import Devices
 from socialtag_jax.progress import format_duration
+from socialtag_jax.run_start import initial_params
 from socialtag_jax.search_space import Space
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.steps import build_model
@@ -25,7 +26,6 @@ from socialtag_jax.storage import local_path
 from socialtag_jax.sweep_report import SweepResult
 from socialtag_jax.sweep_training import Features, Sweep
 from socialtag_jax.sweep_trials import Rung, halving_rungs, make_trials
-from socialtag_jax.train import initial_params
 
 Strategy = Literal["grid", "random", "halving"]
 

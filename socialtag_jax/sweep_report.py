@@ -59,7 +59,7 @@ def require_matplotlib() -> None:
       UsageError: it is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        hint = "pip install 'socialtag-jax[plot]', or go without a plot: --no-plot"
+        hint = "pip install 'socialtag-jax[report]', or go without a plot: --no-plot"
         raise UsageError("the plot needs matplotlib, which is not installed", where="socialtag sweep", hint=hint)
 
 

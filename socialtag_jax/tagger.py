@@ -18,7 +18,7 @@ from socialtag_jax.exported_program import load_program
 from socialtag_jax.gcs import RemotePath
 from socialtag_jax.json_files import Fields
 from socialtag_jax.remote_cache import RemoteCopy
-from socialtag_jax.shards.images import ImageError, canonical_jpeg
+from socialtag_jax.shards.images import LARGEST_PIXELS, ImageError, canonical_jpeg
 from socialtag_jax.shards.pixels import decode
 from socialtag_jax.storage import Location, location
 from socialtag_jax.tags import VOCABULARY_KEY, TagVocabulary, display_path
@@ -26,14 +26,16 @@ from socialtag_jax.tags import VOCABULARY_KEY, TagVocabulary, display_path
 FORMAT_VERSION = 2
 """1 had the parameters inside of `model.stablehlo` as well."""
 TAGGER, TAGS, STABLEHLO, PARAMS = "tagger.json", "tags.txt", "model.stablehlo", "params.safetensors"
-KERAS = "model.keras"
+KERAS, ONNX = "model.keras", "model.onnx"
 """Not in every bundle, and not needed here."""
+FORMATS = {"stablehlo": STABLEHLO, "keras": KERAS, "onnx": ONNX}
+"""What `socialtag export --formats` takes, and the file of each."""
 MAX_BATCH = 32
 """Photos that go to the device at once."""
 _EXPORT = "export the run again with `socialtag export`"
 
-Photo = str | Path | np.ndarray
-"""An image file, or decoded RGB pixels (uint8 [height, width, 3])."""
+Photo = str | Path | bytes | np.ndarray
+"""An image file, its content, or decoded RGB pixels (uint8 [height, width, 3])."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +90,10 @@ class Tagger:
           UserError: not a bundle, one of another format version, one whose files were changed or are of several
             bundles, or one whose program would do more than compute.
         """
-        found = location(bundle)
-        if not isinstance(found, RemotePath):
-            return cls._load(found)
-        copy = RemoteCopy(found)
-        if TAGGER not in copy.objects:
-            raise _not_a_bundle(found)
-        copy.fetch(list(copy.objects))
-        return cls._load(copy.folder)
-
-    @classmethod
-    def _load(cls, folder: Path) -> "Tagger":
+        folder = local_copy(bundle)
         description = _read_description(folder)
         vocabulary = TagVocabulary.load(folder / TAGS)
-        params, trained_for = _read_params(folder / PARAMS)
+        params, trained_for = read_params(folder / PARAMS)
         if not vocabulary.sha256 == description.text("vocabulary_sha256") == trained_for:
             raise UserError("the tags are not those that the model was trained on", where=folder / TAGS, hint=_EXPORT)
         exported = load_program(
@@ -113,10 +105,14 @@ class Tagger:
         )
         return cls(description.content, vocabulary, exported, params)
 
-    def pixels(self, photo: Photo) -> np.ndarray:
+    def pixels(self, photo: Photo, *, largest_pixels: int = LARGEST_PIXELS) -> np.ndarray:
         """A photo as the network's input, by the very steps of `prepare` and evaluation.
 
         Pixels that already have the input's size go in as they are.
+
+        Args:
+          photo: any.
+          largest_pixels: width times height that an image file may have, at most `LARGEST_PIXELS`.
 
         Returns:
           uint8 [input_size, input_size, 3].
@@ -127,11 +123,12 @@ class Tagger:
         size = self.input_size
         if isinstance(photo, np.ndarray) and photo.shape == (size, size, 3) and photo.dtype == np.uint8:
             return photo
-        source = photo if isinstance(photo, np.ndarray) else Path(photo)
+        source = Path(photo) if isinstance(photo, str) else photo
         try:
-            image = decode(canonical_jpeg(source, self.image_size), size)
+            image = decode(canonical_jpeg(source, self.image_size, largest_pixels=largest_pixels), size)
         except ImageError as error:
-            raise ImageError(error.what, where="photo array" if isinstance(photo, np.ndarray) else photo) from error
+            where = "photo array" if isinstance(photo, np.ndarray) else "photo" if isinstance(photo, bytes) else photo
+            raise type(error)(error.what, where=where) from error
         result = np.empty((size, size, 3), np.uint8)
         augment.warp(image, augment.IDENTITY, result)
         return result
@@ -180,7 +177,8 @@ class Tagger:
         """Suggests tags, most confident first.
 
         Args:
-          photos: files or RGB arrays (uint8 [height, width, 3]); a single one counts as a list of one.
+          photos: files, their contents (bytes), or RGB arrays (uint8 [height, width, 3]); a single one counts as a list
+            of one.
           threshold: only tags with a confidence over it; None for the bundle's.
           max_tags: at most so many; None for the bundle's.
 
@@ -190,7 +188,9 @@ class Tagger:
         Raises:
           ImageError: a photo cannot be decoded; names it.
         """
-        if isinstance(photos, str | Path | np.ndarray) and not (isinstance(photos, np.ndarray) and photos.ndim == 4):
+        if isinstance(photos, str | Path | bytes | np.ndarray) and not (
+            isinstance(photos, np.ndarray) and photos.ndim == 4
+        ):
             photos = [photos]
         results = []
         for start in range(0, len(photos), MAX_BATCH):
@@ -211,6 +211,22 @@ class Tagger:
         return [
             SuggestedTag(vocabulary.tags[tag], vocabulary.displays[tag], float(probabilities[tag])) for tag in chosen
         ]
+
+
+def local_copy(bundle: str | Location) -> Path:
+    """The bundle's folder on this computer; a remote one is fetched into the cache, unchecked.
+
+    Raises:
+      UserError: the remote folder is no bundle, or cannot be fetched.
+    """
+    found = location(bundle)
+    if not isinstance(found, RemotePath):
+        return found
+    copy = RemoteCopy(found)
+    if TAGGER not in copy.objects:
+        raise _not_a_bundle(found)
+    copy.fetch(list(copy.objects))
+    return copy.folder
 
 
 def is_bundle(folder: Location) -> bool:
@@ -252,8 +268,12 @@ def _read_description(folder: Path) -> Fields:
     return description
 
 
-def _read_params(path: Path) -> tuple[dict[str, dict[str, np.ndarray]], str | None]:
-    """The parameters, and the SHA-256 of the tags that they were trained for, in order."""
+def read_params(path: Path) -> tuple[dict[str, dict[str, np.ndarray]], str | None]:
+    """The parameters (layer name -> {"kernel", "bias"}), and the SHA-256 of the tags they were trained for, in order.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     params: dict[str, dict[str, np.ndarray]] = {}
     try:
         with safe_open(path, framework="numpy") as file:

@@ -69,6 +69,11 @@ def _fold(text: str) -> str:
     return _tidy(text)
 
 
+def loose_key(text: str) -> str:
+    """Equal where two people most likely mean one tag: `New York`, `new_york` and `#NewYork`."""
+    return normalise_tag(text).replace(" ", "").replace("_", "")
+
+
 def display_form(text: str) -> str:
     """The tag as it was written: NFC, without leading `#`, on one line, with single spaces.
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import signal
 import time
@@ -11,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from socialtag_jax import announcement, checkpoints, config, feature_data, parallel, pretrained, run_folder
+from socialtag_jax import announcement, checkpoints, feature_data, parallel, run_folder
 from socialtag_jax.bad_records import BAD_RECORDS, BadRecords
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.dispatch import one_ahead
@@ -24,16 +21,16 @@ from socialtag_jax.epoch import Epoch
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.feature_data import FeatureData
 from socialtag_jax.input_pipeline import train_order
-from socialtag_jax.json_files import Fields
-from socialtag_jax.model import Params, TagPredictor, init_params, param_shapes
-from socialtag_jax.optimizer import ParamsLike, learning_rate, make_optimizer
-from socialtag_jax.position import Position
+from socialtag_jax.model import Params
+from socialtag_jax.optimizer import learning_rate
+from socialtag_jax.position import EpochSums, Position
 from socialtag_jax.roofline import Roof, roof
+from socialtag_jax.run_start import RunStart, resolved
 from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.stage_steps import StageCompiler, StageSteps
-from socialtag_jax.steps import TrainState, build_model, stage_start
+from socialtag_jax.steps import TrainState, all_finite, build_model
 from socialtag_jax.stopping import Stopped, StopRequest
-from socialtag_jax.storage import Location, local_path
+from socialtag_jax.storage import Location
 from socialtag_jax.training_data import ImageData, TrainingData
 
 
@@ -43,21 +40,6 @@ class TrainResult:
 
     position: Position
     summary: Mapping[str, float]
-
-
-def initial_params(
-    model: TagPredictor, experiment: Experiment, vocabulary_sha256: str, log: Callable[[str], None]
-) -> Params:
-    """Fresh parameters, and in their place what `experiment.weights` has: convolutions, and perhaps a head."""
-    params = init_params(model, jax.random.key(experiment.seed), experiment.model.input_size)
-    if experiment.weights == "random":
-        log("weights: random (no pretrained convolutions)")
-        return params
-    path = pretrained.imagenet_weights(log=log) if experiment.weights == "imagenet" else local_path(experiment.weights)
-    loaded = pretrained.load_starting_weights(
-        path, hidden_units=model.hidden_units, n_tags=model.n_tags, vocabulary_sha256=vocabulary_sha256, log=log
-    )
-    return {**params, **jax.tree.map(jnp.asarray, loaded)}
 
 
 @dataclass
@@ -98,7 +80,7 @@ class Trainer:
         stop: StopRequest | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        experiment = config.resolve(experiment, devices.platform)
+        experiment = resolved(experiment, workdir, devices, log)
         if devices.processes > 1 and experiment.input.max_bad_records:
             raise UsageError(
                 f"{experiment.input.max_bad_records}: one process counts them, and here are {devices.processes}",
@@ -110,6 +92,7 @@ class Trainer:
         self._stop, self._clock, self._agreed = stop or StopRequest(), clock, parallel.Agreement(devices)
         self._model = build_model(experiment, len(dataset.vocabulary))
         self._size = announcement.EpochSize.of(experiment, dataset)
+        self._begin = RunStart(experiment, dataset, self._model, devices, steps_per_epoch=self._size.steps, log=log)
         self._bad = BadRecords(experiment.input.max_bad_records, workdir / BAD_RECORDS, log=log)
         self._images = ImageData(experiment, dataset, devices, self._bad.of)
 
@@ -127,7 +110,7 @@ class Trainer:
         current = run_folder.describe(experiment, self._dataset, device)
         self._devices.check_same({**run_folder.facts(current), **dataclasses.asdict(self._size)})
         if not self._devices.is_main:
-            position, state = self._start(checkpoints.NoCheckpoints())
+            position, state = self._begin.found(checkpoints.NoCheckpoints())
             nothing = RunFiles(checkpoints.NoCheckpoints(), run_folder.NoRunLog(), self._clock())
             return self._run_stages(position, state, nothing)
         run_folder.check_free(self._workdir)
@@ -136,7 +119,7 @@ class Trainer:
             with checkpoints.RunCheckpoints(folder, experiment.checkpoints, log=self._log) as saved:
                 run_folder.record_start(self._workdir, current, has_checkpoint=bool(saved.steps))
                 self._bad.start(continued=bool(saved.steps))
-                position, state = self._start(saved)
+                position, state = self._begin.found(saved)
                 with run_folder.RunLog(self._workdir, position, check) as run_log:
                     result = self._run_stages(position, state, RunFiles(saved, run_log, self._clock()))
                     self._bad.report()
@@ -177,56 +160,7 @@ class Trainer:
             if position.stage + 1 == len(experiment.stages):
                 return TrainResult(position, summary)
             position = position.next_stage()
-            state = self._devices.replicate(self._stage_start(position, state.step, state.params))
-
-    def _start(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
-        """What training starts from, on every process: what process 0 has found in its run folder, or drawn."""
-        devices = self._devices
-        if devices.processes == 1:
-            return self._found_or_fresh(saved)
-        if devices.is_main:
-            position, state = self._found_or_fresh(saved)
-            devices.broadcast(json.dumps(dataclasses.asdict(position)).encode())
-        else:
-            sent = Fields(json.loads(devices.broadcast(b"")), self._workdir, "process 0 sent it")
-            position = Position.from_json(sent)
-            shapes = param_shapes(self._model, self._experiment.model.input_size)
-            start = functools.partial(self._stage_start, position)
-            state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
-        return position, devices.broadcast_tree(state)
-
-    def _found_or_fresh(self, saved: checkpoints.RunCheckpoints) -> tuple[Position, TrainState]:
-        """The newest checkpoint's state, or a fresh one."""
-        shapes = param_shapes(self._model, self._experiment.model.input_size)
-
-        def likes(meta: Fields) -> tuple[Any, Any, Any]:
-            start = functools.partial(self._stage_start, self._position(meta))
-            state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.int32), shapes)
-            like = checkpoints.like(state, self._devices.replicated)
-            return like.params, like.opt_state, like.average
-
-        restored = saved.restore_newest(likes)
-        if restored is None:
-            params = initial_params(self._model, self._experiment, self._dataset.vocabulary.sha256, self._log)
-            return Position(), self._devices.replicate(self._stage_start(Position(), jnp.zeros((), jnp.int32), params))
-        position = self._position(restored.meta)
-        self._log(f"continuing after epoch {position.epoch}, step {position.step}")
-        step = self._devices.replicate(jnp.int32(position.step))
-        return position, TrainState(step, restored.params, restored.optimizer_state, restored.average)
-
-    def _position(self, meta: Fields) -> Position:
-        position = Position.from_json(meta.fields("position"))
-        if position.stage >= len(self._experiment.stages):
-            raise meta.refuse(f"says stage {position.stage}, but the experiment has {len(self._experiment.stages)}")
-        return position
-
-    def _stage_start(self, position: Position, step: jax.Array, params: Params) -> TrainState:
-        """The state before the first step of a position's stage."""
-        stage = self._experiment.stages[position.stage]
-        return stage_start(self._experiment, stage, self._optimizer(stage, params), params, step)
-
-    def _optimizer(self, stage: Stage, params: ParamsLike) -> optax.GradientTransformation:
-        return make_optimizer(self._experiment, stage, params, steps_per_epoch=self._size.steps)
+            state = self._devices.replicate(self._begin.stage(position, state.step, state.params))
 
     def _meta(self, position: Position) -> dict[str, Any]:
         vocabulary = self._dataset.vocabulary
@@ -262,7 +196,7 @@ class Trainer:
         return roof(devices.local, self._experiment.model.compute_dtype, processes=devices.processes)
 
     def _compile_steps(self, stage: Stage, state: TrainState, data: TrainingData) -> StageSteps:
-        optimizer = self._optimizer(stage, state.params)
+        optimizer = self._begin.optimizer(stage, state.params)
         compiler = StageCompiler(
             self._experiment, stage, self._model, optimizer, self._devices, state, data.first_layer
         )
@@ -288,15 +222,19 @@ class Trainer:
             stream=self._stream,
             run_log=run.log,
         )
-        minutes = self._experiment.checkpoints.every_minutes
+        minutes, saved = self._experiment.checkpoints.every_minutes, False
         try:
             for batch in epoch.timed(self._devices.prefetch(batches)):
                 state, sums = steps.train(state, batch)
                 epoch.launched(sums)
                 due = minutes > 0 and self._clock() - run.saved_at >= 60 * minutes
                 due, stopped = self._agreed(due, self._stop.signal is not None)
-                if due or stopped:
-                    self._save(run, position.within_epoch(epoch.settle()), state)
+                # Several processes agree a step late: that it was due is said once more, after the save.
+                saved = (due and not (saved and self._devices.processes > 1)) or stopped
+                if saved:
+                    done = epoch.settle()
+                    self._require_finite(state, position, done)
+                    self._save(run, position.within_epoch(done), state)
                 if stopped:
                     raise Stopped(self._stop.signal or signal.SIGTERM)
             summary = epoch.finish()
@@ -307,6 +245,12 @@ class Trainer:
             path = self._workdir / run_folder.DIVERGED
             raise error.with_records(path, self._dataset, order, self._experiment.input.batch_size) from error
         return state, position.within_epoch(epoch.done), summary
+
+    def _require_finite(self, state: TrainState, position: Position, done: EpochSums) -> None:
+        """A step's loss is that before its update: the next one would find what it did, but after it was saved."""
+        if not jax.device_get(all_finite((state.params, state.opt_state, state.average))):
+            step = position.epoch_start + done.steps
+            raise DivergedError(f"a parameter after step {step}, epoch {position.epoch + 1},", math.nan, done.steps - 1)
 
     def _save(
         self, run: RunFiles, position: Position, state: TrainState, validation: Mapping[str, float] | None = None

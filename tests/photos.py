@@ -46,6 +46,16 @@ def colour_rows(count: int) -> dict[str, tuple[list[str], str]]:
     return rows
 
 
+def library(folder: Path, count: int, broken: Sequence[int] = ()) -> Path:
+    """Photos in sub-folders, some of which cannot be read."""
+    for number in range(count):
+        path = folder / f"{number % 3}" / f"{number:03d}.png"
+        draw(path, [list(COLOURS)[number % 3]], number, (40, 30))
+        if number in broken:
+            path.write_bytes(path.read_bytes()[:100])
+    return folder
+
+
 def prepared(
     source: Path, output: Path, *, log: Callable[[str], None] = lambda _: None, **options: object
 ) -> PrepareResult:

@@ -44,7 +44,23 @@ def test_help_is_fast():
 
 
 def test_every_command_has_help(socialtag):
-    for command in ("prepare", "stats", "weights", "train", "evaluate", "export", "predict", "doctor"):
+    for command in (
+        "prepare",
+        "stats",
+        "preview",
+        "weights",
+        "train",
+        "sweep",
+        "evaluate",
+        "report",
+        "export",
+        "verify-export",
+        "predict",
+        "untag",
+        "serve",
+        "rate",
+        "doctor",
+    ):
         result = socialtag(command, "--help")
         assert result.code == 0
         assert f"socialtag {command}" in result.out
@@ -205,7 +221,7 @@ def test_from_photos_to_suggestions_on_real_photos(socialtag, shared_data: Path,
     result = socialtag("evaluate", run, "--dataset", data, "--json")
     assert result.code == 0
     assert json.loads(result.out)["images"] == 8
-    assert (run / "evaluation" / "test" / "predictions.csv").exists()
+    assert {"predictions.csv", "report.html"} <= {path.name for path in (run / "evaluation" / "test").iterdir()}
     assert socialtag("export", run, "--output", bundle).code == 0
     broken = folder / "images" / "broken.jpeg"
     broken.write_bytes(b"")
@@ -218,6 +234,8 @@ def test_from_photos_to_suggestions_on_real_photos(socialtag, shared_data: Path,
     result = socialtag("evaluate", bundle, "--dataset", data, "--json")
     other = json.loads((run / "evaluation" / "test" / "metrics.json").read_text())
     assert json.loads(result.out)["scores"]["model"]["f1"] == pytest.approx(other["scores"]["model"]["f1"])
+    assert (tmp_path / "bundle-evaluation" / "test" / "report.html").exists()
+    assert socialtag("report", run, bundle, "--output", tmp_path / "both.html").code == 0
     tags = bundle / "tags.txt"
     tags.write_text(tags.read_text().upper())
     result = socialtag("predict", bundle, folder / chosen[1][0])

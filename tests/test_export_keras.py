@@ -108,7 +108,7 @@ def test_it_is_not_written_unasked(trained: TrainedModel, tmp_path: Path):
 def test_a_missing_keras_leaves_nothing_behind(trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "keras", None)
     with pytest.raises(UserError, match=r"needs the package keras.* -- pip install 'socialtag-jax\[keras\]'"):
-        export_bundle(trained, tmp_path / "bundle", keras=True)
+        export_bundle(trained, tmp_path / "bundle", formats=["keras"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,7 +127,7 @@ def test_a_missing_keras_leaves_nothing_behind(trained: TrainedModel, tmp_path: 
 )
 def test_the_backend(environment: dict[str, str], code: str, printed: str):
     others = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    command = [sys.executable, "-c", f"from socialtag_jax.export_keras import import_keras\n{code}"]
+    command = [sys.executable, "-c", f"from socialtag_jax.keras_file import import_keras\n{code}"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env={**others, **environment})
     assert result.stdout.startswith(printed)
 

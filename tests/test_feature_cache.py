@@ -19,9 +19,9 @@ from socialtag_jax.feature_cache import FeatureView
 from socialtag_jax.feature_data import FeatureData, is_cached
 from socialtag_jax.model import TagPredictor, frozen_features, init_params, tag_logits
 from socialtag_jax.parallel import Devices
+from socialtag_jax.run_start import initial_params
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.steps import build_model
-from socialtag_jax.train import initial_params
 from tests.photos import colour_rows, photo_folder, prepared
 from tests.test_train import EXPERIMENT as SHORT
 from tests.test_train import arrays_of, metrics_of, train, untimed_metrics_of

@@ -15,10 +15,11 @@ from jax import export
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from socialtag_jax import Tagger, files
+from socialtag_jax import Tagger
 from socialtag_jax.errors import UserError
 from tests.attempts import attempt
 from tests.bundles import SIZE, TAGS, constant_bundle
+from tests.exported import rehash
 from tests.test_lying_metadata import WRONG, change, leaves, put
 
 LOGITS = np.array([2, -1, 0, -3, 1], np.float32)
@@ -32,15 +33,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bundle(original: Path, tmp_path: Path) -> Path:
     return shutil.copytree(original, tmp_path / "bundle")
-
-
-def rehash(bundle: Path, *names: str) -> None:
-    """Makes the description agree with these files: a lie that is told twice."""
-
-    def edit(description: Any) -> None:
-        description["files"] |= {name: files.sha256(bundle / name) for name in names}
-
-    change(bundle / "tagger.json", edit)
 
 
 def swap_lines(path: Path) -> None:

@@ -14,7 +14,9 @@ from PIL import Image
 
 from socialtag_jax import Tagger
 from socialtag_jax.errors import UserError
-from socialtag_jax.predict import find_photos, predict
+from socialtag_jax.photo_search import find_photos
+from socialtag_jax.predict import predict
+from socialtag_jax.presentation import Presentation, Presenter
 from socialtag_jax.shards import pixels
 from socialtag_jax.shards.dataset import open_dataset
 from socialtag_jax.shards.images import LARGEST_PIXELS, ImageError, canonical_image, canonical_jpeg
@@ -180,10 +182,9 @@ def test_prediction_goes_on_without_what_it_cannot_read(tagger: Tagger, tmp_path
         make(tmp_path, case)
     found = find_photos([tmp_path])
     lines: list[str] = []
-    predictions = list(
-        predict(tagger, found.photos, threshold=None, max_tags=None, log=lines.append, stream=io.StringIO())
-    )
-    read = {prediction.path.relative_to(tmp_path).as_posix() for prediction in predictions}
+    choose = Presenter(tagger.vocabulary, Presentation(tagger.threshold, tagger.max_tags)).choose
+    predictions = predict(tagger, found.photos, choose=choose, log=lines.append, stream=io.StringIO())
+    read = {one.path.relative_to(tmp_path).as_posix() for one in predictions if one.unreadable is None}
     expected = {case.name for case in TAKEN if (tmp_path / case.name) in set(found.photos)}
     assert read == expected
     assert len(read) > 40

@@ -1,6 +1,6 @@
-"""`prepare` and `export`, killed before some of their changes to files: run again, they end as if never killed.
+"""Commands killed before some of their changes to files: run again, they end as if never killed.
 
-Training, with its feature cache, validation and saving, is in test_resume.py, and killed at random instants.
+Of training, these are the instants at which it saves. test_resume.py has random ones.
 """
 
 import io
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from socialtag_jax.parallel import Devices
 from socialtag_jax.shards.dataset import open_dataset
 from socialtag_jax.train import Trainer
 from tests.photos import colour_rows, photo_folder, prepared
+from tests.runs import outcome
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,11 @@ class Killed:
 
     Attributes:
       arguments: of `socialtag`, for that folder.
-      output: what it makes there.
+      output: what it makes there, whole or not at all; None for a run folder.
     """
 
     arguments: Callable[[Path], list[str]]
-    output: str
+    output: str | None
 
     def run(self, folder: Path, change: int) -> tuple[int, str]:
         """The exit code, and what was said; killed before that change, unless it is 0."""
@@ -42,8 +44,10 @@ class Killed:
         process = subprocess.run(line, capture_output=True, text=True, env=environment)
         return process.returncode, process.stderr
 
-    def content(self, folder: Path) -> dict[str, bytes]:
-        """All that is in the folder at the end, lock files and hidden work folders too."""
+    def content(self, folder: Path) -> dict[str, Any]:
+        """All that is in the folder at the end, lock files and hidden work folders too; or what counts of a run."""
+        if self.output is None:
+            return outcome(folder / "run")
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def check(self, folder: Path, kills: int) -> None:
@@ -61,7 +65,7 @@ class Killed:
                 assert code == -signal.SIGKILL, said
                 killed += 1
                 # Whatever is there under its name is whole.
-                if (folder / f"run{number}" / self.output).exists():
+                if self.output and (folder / f"run{number}" / self.output).exists():
                     assert self.content(folder / f"run{number}" / self.output) == self.content(
                         folder / "whole" / self.output
                     )
@@ -95,3 +99,33 @@ def test_export(tmp_path: Path, kills: int):
     exported = tmp_path / "exported"
     exported.mkdir()
     Killed(lambda folder: ["export", str(run), "--output", str(folder / "bundle")], "bundle").check(exported, kills)
+
+
+EXPERIMENT = """
+from socialtag_jax.config import Cache, Checkpoints, Experiment, Input, Model, Stage
+
+experiment = Experiment(
+    name="killed",
+    weights="random",
+    model=Model(input_size=32, hidden_units=8),
+    input=Input(batch_size=8, eval_batch_size=8),
+    cache=Cache(views=1),
+    stages=(Stage(epochs=2, freeze_layers=19),),
+    checkpoints=Checkpoints(every_minutes=1e-6),
+)
+"""
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_train(tmp_path: Path, kills: int):
+    """Its features, metrics and checkpoints; a third of its changes are orbax's."""
+    dataset = prepared(photo_folder(tmp_path / "photos", colour_rows(30)), tmp_path / "data").folder
+    (tmp_path / "killed.py").write_text(EXPERIMENT)
+
+    def arguments(folder: Path) -> list[str]:
+        options = ["--dataset", str(dataset), "--workdir", str(folder / "run")]
+        return ["train", str(tmp_path / "killed.py"), *options, "--cache.folder", str(folder / "features")]
+
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    Killed(arguments, None).check(runs, kills)

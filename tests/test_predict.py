@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from socialtag_jax import Tagger, predict
+from socialtag_jax import Tagger, photo_search, predict, prediction_files
 from socialtag_jax.errors import UserError
 from socialtag_jax.machine import usable_cores
 from socialtag_jax.predict import Prediction
+from socialtag_jax.presentation import Choice, Presentation, Presenter
+from socialtag_jax.shards.images import LARGEST_PIXELS
 from socialtag_jax.tagger import MAX_BATCH, Photo
 from tests.bundles import constant_bundle, random_bundle
 from tests.photos import COLOURS, draw
@@ -36,9 +38,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(tagger: Tagger, paths: Sequence[Path], stream: io.StringIO | None = None, **options: Any) -> list[Prediction]:
-    settings: dict[str, Any] = {"threshold": 0.0, "max_tags": None, "log": pytest.fail, **options}
-    return list(predict.predict(tagger, paths, stream=stream or io.StringIO(), **settings))
+def chooser(tagger: Tagger, threshold: float = 0.0, max_tags: int | None = None) -> Callable[[np.ndarray], Choice]:
+    return Presenter(tagger.vocabulary, Presentation(threshold, max_tags or tagger.max_tags)).choose
+
+
+def run(
+    tagger: Tagger,
+    paths: Sequence[Path],
+    stream: io.StringIO | None = None,
+    *,
+    log: Callable[[str], None] = pytest.fail,
+    **how: Any,
+) -> list[Prediction]:
+    choose = chooser(tagger, **how)
+    return list(predict.predict(tagger, paths, choose=choose, log=log, stream=stream or io.StringIO()))
 
 
 def test_finds_photos_and_counts_the_rest(tmp_path: Path):
@@ -46,11 +59,10 @@ def test_finds_photos_and_counts_the_rest(tmp_path: Path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     named = tmp_path / "notes.txt"
-    found = predict.find_photos([named, tmp_path])
+    found = photo_search.find_photos([named, tmp_path])
     names = ["notes.txt", "a.png", "b.JPG", "f.jpg/g.webp", "sub/c.jfif"]
     assert [str(path.relative_to(tmp_path)) for path in found.photos] == names
-    assert found.skipped == {".heic": 2, ".txt": 1, "": 1}
-    assert predict.skipped_text(found.skipped) == "4 other files (2 .heic, 1 without suffix, 1 .txt)"
+    assert str(found.skipped) == "4 other files (2 .heic, 1 without suffix, 1 .txt)"
 
 
 @pytest.mark.parametrize(
@@ -64,15 +76,15 @@ def test_finds_photos_and_counts_the_rest(tmp_path: Path):
     ],
 )
 def test_skipped_files_in_words(skipped: dict[str, int], text: str):
-    assert predict.skipped_text(skipped) == text
+    assert photo_search.skipped_text(skipped) == text
 
 
 def test_a_folder_without_photos(tmp_path: Path):
     with pytest.raises(UserError, match=r"no image files in the folder$"):
-        predict.find_photos([tmp_path])
+        photo_search.find_photos([tmp_path])
     (tmp_path / "a.heic").write_bytes(b"")
     with pytest.raises(UserError, match=r"no image files in the folder, but 1 other file \(1 \.heic\)"):
-        predict.find_photos([tmp_path])
+        photo_search.find_photos([tmp_path])
 
 
 def test_predictions_are_those_of_suggest(bundle: Path, photos: Path):
@@ -82,7 +94,7 @@ def test_predictions_are_those_of_suggest(bundle: Path, photos: Path):
     assert len({tuple(tag.tag for tag in tags) for tags in expected}) > 1
     found = run(tagger, paths, threshold=0.6, max_tags=3)
     assert [one.path for one in found] == paths
-    assert [one.tags for one in found] == expected
+    assert [list(one.tags) for one in found] == expected
 
 
 def test_unreadable_photos_are_named_in_order(bundle: Path, photos: Path, tmp_path: Path):
@@ -94,12 +106,14 @@ def test_unreadable_photos_are_named_in_order(bundle: Path, photos: Path, tmp_pa
     mixed = [broken[0], *paths[:20], broken[1], *paths[20:], broken[2]]
     lines: list[str] = []
     found = run(tagger, mixed, log=lines.append)
-    assert [one.path for one in found] == paths
-    assert [[tag.tag for tag in one.tags] for one in found] == [
+    assert [one.path for one in found] == mixed
+    reason = "the file is empty (0 bytes)"
+    assert [one.unreadable for one in found] == [reason if one in broken else None for one in mixed]
+    assert [[tag.tag for tag in one.tags] for one in found if one.path in paths] == [
         [tag.tag for tag in tags] for tags in tagger.suggest(paths, threshold=0.0)
     ]
     assert lines == [f"socialtag: error: {path}: the file is empty (0 bytes)" for path in broken]
-    assert run(tagger, broken, log=lines.append) == []
+    assert [one.unreadable for one in run(tagger, broken, log=lines.append)] == [reason] * 3
 
 
 class Watched(Tagger):
@@ -110,8 +124,8 @@ class Watched(Tagger):
     wanted = 0
     reached = threading.Event()
 
-    def pixels(self, photo: Photo) -> np.ndarray:
-        result = super().pixels(photo)
+    def pixels(self, photo: Photo, *, largest_pixels: int = LARGEST_PIXELS) -> np.ndarray:
+        result = super().pixels(photo, largest_pixels=largest_pixels)
         with self.lock:
             self.decoded += 1
             if self.decoded == self.wanted:
@@ -129,7 +143,8 @@ def test_decoding_goes_on_while_the_device_works_but_not_for_ever(bundle: Path, 
     assert isinstance(tagger, Watched)
     tagger.wanted = MAX_BATCH + 20
     many = sorted(photos.iterdir()) * 25
-    predictions = predict.predict(tagger, many, threshold=0.0, max_tags=1, log=pytest.fail, stream=io.StringIO())
+    choose = chooser(tagger)
+    predictions = predict.predict(tagger, many, choose=choose, log=pytest.fail, stream=io.StringIO())
     with contextlib.closing(predictions):  # pyright: ignore[reportArgumentType]
         assert next(predictions).path == many[0]
     assert tagger.decoded >= tagger.wanted
@@ -169,7 +184,7 @@ def test_json(socialtag, quiet_bundle: Path, photos: Path):
     photo = photos / "00.png"
     result = socialtag("predict", quiet_bundle, photo, "--max-tags", 1, "--json")
     tags = [{"tag": "beach", "display": "Beach", "confidence": 0.880797}]
-    assert json.loads(result.out) == [{"path": str(photo), "tags": tags}]
+    assert json.loads(result.out) == [{"path": str(photo), "tags": tags, "abstained": False}]
 
 
 def test_csv_has_every_photo(socialtag, quiet_bundle: Path, photos: Path, tmp_path: Path):
@@ -177,10 +192,10 @@ def test_csv_has_every_photo(socialtag, quiet_bundle: Path, photos: Path, tmp_pa
     photo = photos / "00.png"
     assert socialtag("predict", quiet_bundle, photo, "--threshold", 0.7, "--csv", output).code == 0
     rows = list(csv.reader(output.read_text().splitlines()))
-    header = ["path", "tag", "display", "confidence"]
-    assert rows == [header, [str(photo), "beach", "Beach", "0.880797"], [str(photo), "sun", "Sun", "0.731059"]]
+    header = ["path", "tag", "display", "confidence", "abstained"]
+    assert rows == [header, [str(photo), "beach", "Beach", "0.880797", ""], [str(photo), "sun", "Sun", "0.731059", ""]]
     result = socialtag("predict", quiet_bundle, photo, "--threshold", 0.9, "--csv", output)
-    assert list(csv.reader(output.read_text().splitlines())) == [header, [str(photo), "", "", ""]]
+    assert list(csv.reader(output.read_text().splitlines())) == [header, [str(photo), "", "", "", ""]]
     assert result.out == ""
     assert f"written to {output}" in result.err
 
@@ -194,7 +209,7 @@ def test_a_csv_file_is_whole_or_as_it_was(tmp_path: Path):
         raise UserError("the disk is gone")
 
     with pytest.raises(UserError, match="the disk is gone"):
-        predict.write_csv(predictions(), output)
+        prediction_files.write_csv(predictions(), output)
     assert output.read_text() == "before"
     assert list(tmp_path.iterdir()) == [output]
 

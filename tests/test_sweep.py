@@ -162,7 +162,7 @@ def test_without_matplotlib(
         "sweep", experiment, "--dataset", dataset, "--output", tmp_path / "sweep", "--search", "loss.l1=0,1"
     )
     assert result.code == 2
-    assert "pip install 'socialtag-jax[plot]', or go without a plot: --no-plot" in result.err
+    assert "pip install 'socialtag-jax[report]', or go without a plot: --no-plot" in result.err
 
 
 def test_an_experiment_survives_its_file(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The loop on four simulated devices: runs, resumes to the bit, refuses what does not fit; evaluation and export."""
 
 import dataclasses
+import gc
 import io
 import json
 import shutil
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from socialtag_jax import Tagger, files, trained
-from socialtag_jax.checkpoints import MisfitError, RunCheckpoints, like
+from socialtag_jax.checkpoint_folder import MisfitError
+from socialtag_jax.checkpoints import RunCheckpoints, like
 from socialtag_jax.config import Augmentation, Checkpoints, Experiment, Input, Model, Optimizer, Stage, resolve
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.evaluate import evaluate
@@ -24,6 +26,7 @@ from socialtag_jax.json_files import Fields
 from socialtag_jax.parallel import Devices
 from socialtag_jax.position import EpochSums, Position
 from socialtag_jax.rules import parse_pruning
+from socialtag_jax.run_start import resolved
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.train import Trainer, TrainResult
 from socialtag_jax.trained import run_scorer
@@ -182,6 +185,52 @@ def test_another_configuration_is_refused(run: tuple[Path, list[str]], dataset: 
         train(other, dataset, run[0])
 
 
+def test_what_early_stopping_goes_by_stays(run: tuple[Path, list[str]], dataset: Dataset):
+    """A loss cannot be compared with the best F1; how many epochs to wait, and what to keep, may be changed."""
+    other = dataclasses.replace(EXPERIMENT, checkpoints=Checkpoints(monitor="f1", patience=5, keep_latest=1))
+    with pytest.raises(UserError, match=r"the run was started with checkpoints\.monitor = 'loss', now it is 'f1' --"):
+        train(other, dataset, run[0])
+
+
+def test_checkpoints_of_another_run_are_refused(run: tuple[Path, list[str]], dataset: Dataset, tmp_path: Path):
+    """Put into the folder by hand: the head would be trained on with other tags."""
+    shutil.copytree(run[0], tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "9"
+    with RunCheckpoints(newest.parent, Checkpoints(), log=lambda _: None) as saved:
+        content = {**saved.meta(9).content, "dataset_fingerprint": "another"}
+        zeros = {"layer": {"kernel": np.zeros(1, np.float32)}}
+        saved.save(12, zeros, zeros, content, {"loss": 1.0, "f1": 0.1})
+    with pytest.raises(MisfitError, match="of a run on another data set: its dataset_fingerprint differs"):
+        train(EXPERIMENT, dataset, tmp_path / "run")
+
+
+def test_checkpoints_that_are_gone_are_missed(run: tuple[Path, list[str]], dataset: Dataset, tmp_path: Path):
+    shutil.copytree(run[0], tmp_path / "run")
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match="the run has done 3 epochs, but its checkpoints are gone"):
+        train(EXPERIMENT, dataset, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_run_goes_on_in_its_dtype_on_another_kind_of_device(run: tuple[Path, list[str]]):
+    """Started on a CPU with "auto"; a TPU's is bfloat16."""
+    devices = Devices()
+    devices.devices = tuple(FakeTpu() for _ in devices.devices)
+    lines: list[str] = []
+    assert devices.platform == "tpu"
+    assert resolved(EXPERIMENT, Path("nowhere"), devices, lines.append).model.compute_dtype == "bfloat16"
+    assert lines == []
+    assert resolved(EXPERIMENT, run[0], devices, lines.append).model.compute_dtype == "float32"
+    assert lines == ["compute dtype: float32, in which the run was started"]
+    chosen = dataclasses.replace(EXPERIMENT, model=dataclasses.replace(EXPERIMENT.model, compute_dtype="bfloat16"))
+    assert resolved(chosen, run[0], devices, lines.append) == chosen
+
+
+class FakeTpu:
+    platform = "tpu"
+
+
 def test_another_data_set_is_refused(run: tuple[Path, list[str]], source: Path, tmp_path: Path):
     other = open_dataset(prepared(source, tmp_path, seed=7).folder)
     with pytest.raises(UserError, match="trained on another data set"):
@@ -324,6 +373,87 @@ def test_a_damaged_newest_checkpoint_is_walked_back_over(tmp_path: Path, part: s
     assert f"{folder / '2'}: the checkpoint is damaged" in lines[0]
     with quiet(folder, read_only=True) as saved:
         assert saved.meta(2).content == {"step": 2, "again": True}
+
+
+# Of two arrays that cannot be read, orbax awaits the first alone.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("part", ["params", "optimizer", "meta"])
+def test_a_bit_that_flips_in_a_checkpoint_is_found(tmp_path: Path, part: str):
+    """In any of its files: what comes back is what was written, or the checkpoint before."""
+    devices = Devices(jax.local_devices()[:1])
+    rng = np.random.default_rng(0)
+    params = devices.replicate({"layer": {"kernel": rng.standard_normal((64, 64), np.float32)}})
+    state = devices.replicate({"mu": rng.standard_normal(4000, np.float32)})
+    likes = (like(params, devices.replicated), like(state, devices.replicated), None)
+    with quiet(tmp_path / "whole") as saved:
+        for step in (1, 2):
+            saved.save(step, params, state, {"step": step, "tags": ["sea"]}, {"loss": 1.0 / step, "f1": 0.0})
+    files = [path for path in (tmp_path / "whole" / "2" / part).rglob("*") if path.is_file() and path.stat().st_size]
+    damaged = 0
+    for number, path in enumerate(sorted(files) * 3):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        target = folder / path.relative_to(tmp_path / "whole")
+        content = bytearray(target.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        target.write_bytes(content)
+        with quiet(folder) as saved:
+            restored = saved.restore_newest(lambda _: likes)
+        assert restored is not None
+        assert restored.meta.content == {"step": restored.step, "tags": ["sea"]}
+        assert (
+            np.asarray(restored.params["layer"]["kernel"]).tobytes() == np.asarray(params["layer"]["kernel"]).tobytes()
+        )
+        assert np.asarray(restored.optimizer_state["mu"]).tobytes() == np.asarray(state["mu"]).tobytes()
+        damaged += restored.step == 1
+        assert (folder / "damaged-2").exists() == (restored.step == 1)
+    assert damaged
+    gc.collect()
+
+
+def test_an_error_that_passes_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    devices = Devices(jax.local_devices()[:1])
+    params = devices.replicate({"layer": {"kernel": np.arange(4, dtype=np.float32)}})
+    state = devices.replicate({"count": np.int32(1)})
+    likes = (like(params, devices.replicated), like(state, devices.replicated), None)
+    for error in (PermissionError(13, "Permission denied"), ValueError("UNAVAILABLE: Socket closed"), MemoryError()):
+        folder = tmp_path / type(error).__name__
+        with quiet(folder) as saved:
+            for step in (1, 2):
+                saved.save(step, params, state, {"step": step}, {"loss": 1.0 / step, "f1": 0.0})
+        with quiet(folder) as saved, monkeypatch.context() as patch:
+
+            def fail(*_: Any, error: Exception = error, **__: Any) -> Any:
+                raise error
+
+            patch.setattr(saved.of(2)._manager, "restore", fail)
+            with pytest.raises(UserError, match="the checkpoint cannot be read now"):
+                saved.restore_newest(lambda _: likes)
+        with quiet(folder) as saved:
+            assert saved.steps == [1, 2]
+
+
+def test_a_step_is_validated_before_what_it_had_is_given_up(tmp_path: Path):
+    """Saved within its epoch and again when it was validated; at no time is neither there."""
+    devices = Devices(jax.local_devices()[:1])
+    params = devices.replicate({"layer": {"kernel": np.arange(4, dtype=np.float32)}})
+    likes = (like(params, devices.replicated), like({"count": np.int32(1)}, devices.replicated), None)
+    folder = tmp_path / "checkpoints"
+    with quiet(folder) as saved:
+        for meta in ("within", "again"):
+            saved.save(3, params, {"count": np.int32(3)}, {"meta": meta}, None)
+    with quiet(folder) as saved:
+        assert (saved.steps, saved.best_step(), saved.latest_step()) == ([3], 3, 3)
+        assert saved.meta(3).content == {"meta": "within"}
+        saved.save(3, params, {"count": np.int32(3)}, {"meta": "validated"}, {"loss": 0.5, "f1": 0.5})
+        assert (folder / "within_epoch" / "3" / "params").is_dir()
+    with quiet(folder) as saved:
+        restored = saved.restore_newest(lambda _: likes)
+        assert restored is not None
+        assert restored.meta.content == {"meta": "validated"}
+        saved.save(5, params, {"count": np.int32(5)}, {"meta": "within"}, None)
+    with quiet(folder, read_only=True) as saved:
+        assert (saved.steps, saved.best_step(), saved.latest_step()) == ([3, 5], 3, 5)
 
 
 def test_no_readable_checkpoint_at_all(tmp_path: Path):

@@ -57,7 +57,7 @@ def saved_bits(workdir: Path, dataset: Dataset, step: int) -> list[bytes]:
     """Every array of a checkpoint: parameters, optimizer state and average."""
     trainer = Trainer(EVERYTHING, dataset, workdir, devices=Devices(), log=lambda _: None, stream=io.StringIO())
     with quiet(workdir / "checkpoints", read_only=True) as saved:
-        position, state = trainer._start(saved)
+        position, state = trainer._begin.found(saved)
     assert position.step == step
     assert state.average is not None
     assert int(state.average.steps) == 3

@@ -12,8 +12,8 @@ from socialtag_jax import pretrained
 from socialtag_jax.config import Experiment, Model
 from socialtag_jax.model import CONVOLUTIONS, HEAD_LAYERS, TagPredictor
 from socialtag_jax.pretrained import LayerParams, load_weights
+from socialtag_jax.run_start import initial_params
 from socialtag_jax.tags import TagVocabulary
-from socialtag_jax.train import initial_params
 from tests.weight_writers import Tensors, assert_equal, flat, random_params, refusal, save_keras_2, save_npz
 
 HIDDEN, TAGS = 24, 7

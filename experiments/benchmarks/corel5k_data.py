@@ -18,12 +18,12 @@ from socialtag_jax import config, files, pretrained
 from socialtag_jax.config import Experiment
 from socialtag_jax.errors import UserError
 from socialtag_jax.rules import parse_pruning
+from socialtag_jax.run_start import initial_params
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.shards.images import IMAGE_SIZE
 from socialtag_jax.shards.prepare import PrepareOptions, prepare
 from socialtag_jax.sources import tags_csv
 from socialtag_jax.steps import build_model
-from socialtag_jax.train import initial_params
 
 TAGS = 371
 _SOURCE_SPLITS = {"train": "train", "validation": "test"}

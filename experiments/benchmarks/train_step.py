@@ -32,8 +32,8 @@ from socialtag_jax import config, flops
 from socialtag_jax.config import Experiment, Stage
 from socialtag_jax.optimizer import make_optimizer
 from socialtag_jax.parallel import Devices
+from socialtag_jax.run_start import initial_params
 from socialtag_jax.steps import build_model, make_train_step, stage_start
-from socialtag_jax.train import initial_params
 
 SIZE, MAX_TAGS = 224, 5
 CEILING = "all at a matrix product's rate"

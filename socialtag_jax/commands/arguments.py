@@ -70,6 +70,30 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_hosting(parser: argparse.ArgumentParser, default_port: int) -> None:
+    """`--host`, `--port` and `--allow-host`, of commands that serve a page."""
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at (default 127.0.0.1: this computer alone); whoever reaches it needs no password",
+    )
+    parser.add_argument("--port", type=port, default=default_port, help=f"0 for any free one (default {default_port})")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which browsers may call this server, besides its own and addresses in figures; may be repeated",
+    )
+
+
+def port(text: str) -> int:
+    """Argument type: a port's number, or 0."""
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 65535")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """Argument type: a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:

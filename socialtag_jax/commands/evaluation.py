@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from socialtag_jax import storage
 from socialtag_jax.commands.arguments import Commands, add_checkpoint, add_json, log, positive
@@ -22,7 +21,7 @@ def add_evaluate(commands: Commands) -> None:
     command.add_argument(
         "--output",
         type=location,
-        help="for metrics.json, per_tag.csv, predictions.csv; default: "
+        help="for metrics.json, per_tag.csv, predictions.csv and report.html; default: "
         "RUN/evaluation/SPLIT, or BUNDLE-evaluation/SPLIT",
     )
     command.add_argument("--batch-size", type=positive, default=64, help="changes no score (default 64)")
@@ -34,8 +33,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """Scores a run or a bundle."""
     from socialtag_jax import compilation_cache
     from socialtag_jax.evaluate import bundle_scorer, evaluate
-    from socialtag_jax.evaluation_report import table, write_results
+    from socialtag_jax.evaluation_report import evaluation_folder, table, write_results
     from socialtag_jax.parallel import Devices
+    from socialtag_jax.report import page
+    from socialtag_jax.report.evaluation_page import write_report
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.tagger import is_bundle
     from socialtag_jax.trained import run_scorer
@@ -50,7 +51,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         scorer = bundle_scorer(options.model)
     else:
         scorer = run_scorer(options.model, options.checkpoint, Devices(), log=log)
-    output = options.output or _evaluation_folder(options.model, bundle) / options.split
+    output = options.output or evaluation_folder(options.model, options.split)
     if scorer.trained_on != dataset.fingerprint:
         log("warning: not the data set that the model was trained on: photos of this split may have been trained on")
     with storage.staged(output) as folder:
@@ -58,18 +59,13 @@ def run_evaluate(options: argparse.Namespace) -> int:
             scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=folder
         )
         write_results(result, dataset, scorer, folder)
+        write_report(result, dataset, None if bundle else options.model, folder)
     if options.json:
         print(json.dumps(result.summary, ensure_ascii=False))
     else:
         print(f"{scorer.name} on {dataset.name}, {options.split}: {result.summary['images']:,} images")
         print(table(result.summary))
     log(f"written to {output}")
+    if (missing := page.missing_package()) is not None:
+        log(f"no {page.REPORT}: it needs {missing}, which is not installed -- {page.INSTALL}")
     return 0
-
-
-def _evaluation_folder(model: storage.Location, bundle: bool) -> storage.Location:
-    """In a run, where it is; beside a bundle, whose files are those that it lists."""
-    if not bundle:
-        return model / "evaluation"
-    folder = model.resolve() if isinstance(model, Path) else model
-    return folder.with_name(f"{folder.name}-evaluation")

@@ -33,9 +33,19 @@ class ImageError(UserError):
     """A file that cannot be decoded to a photo, with the reason in words."""
 
 
-def canonical_jpeg(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZE) -> bytes:
+class OtherKindError(ImageError):
+    """No image, or of a kind that is not read."""
+
+
+class TooManyPixelsError(ImageError):
+    """An image that says it has more pixels than are decoded."""
+
+
+def canonical_jpeg(
+    photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZE, *, largest_pixels: int = LARGEST_PIXELS
+) -> bytes:
     """`canonical_image`, encoded as baseline JPEG."""
-    return encode_jpeg(canonical_image(photo, image_size))
+    return encode_jpeg(canonical_image(photo, image_size, largest_pixels=largest_pixels))
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
@@ -45,7 +55,9 @@ def encode_jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def canonical_image(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZE) -> Image.Image:
+def canonical_image(
+    photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SIZE, *, largest_pixels: int = LARGEST_PIXELS
+) -> Image.Image:
     """Decodes a photo whole, to RGB.
 
     First frame, EXIF orientation applied, colour profile converted to sRGB, alpha laid over white, CMYK and grayscale
@@ -55,23 +67,25 @@ def canonical_image(photo: Path | bytes | np.ndarray, image_size: int = IMAGE_SI
     Args:
       photo: a file, its bytes, or decoded RGB pixels (uint8 [height, width, 3]).
       image_size: in pixels.
+      largest_pixels: width times height that a file may have, at most `LARGEST_PIXELS`.
 
     Raises:
-      ImageError: with the reason; `where` is left to the caller, who knows what the photo is called.
+      ImageError: with the reason, and as `OtherKindError` or `TooManyPixelsError` where it is one; `where` is left to
+        the caller, who knows what the photo is called.
     """
     data = _content(photo) if isinstance(photo, Path) else photo
     try:
         with warnings.catch_warnings():
             # Pillow warns of half its limit, of odd EXIF blocks and of palettes with transparency: none changes pixels.
             warnings.simplefilter("ignore")
-            return _canonical_image(data, image_size)
+            return _canonical_image(data, image_size, largest_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"not an image, or of another kind than {', '.join(FORMATS)}") from None
+        raise OtherKindError(f"not an image, or of another kind than {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
         # Pillow's own limit, which it holds against ours; its message has the size and the limit.
-        raise ImageError(f"refused as a decompression bomb: {str(error).split(',')[0]}") from None
+        raise TooManyPixelsError(f"refused as a decompression bomb: {str(error).split(',')[0]}") from None
     except Exception as error:
         # On damaged files Pillow's decoders raise nearly anything, and no photo may end a run over a million of them.
         reason = str(error) or type(error).__name__
@@ -91,13 +105,13 @@ def _content(photo: Path) -> bytes:
         raise ImageError(f"cannot be read: {getattr(error, 'strerror', error)}") from None
 
 
-def _canonical_image(photo: bytes | np.ndarray, image_size: int) -> Image.Image:
+def _canonical_image(photo: bytes | np.ndarray, image_size: int, largest_pixels: int) -> Image.Image:
     if isinstance(photo, np.ndarray):
         image = Image.fromarray(_checked_pixels(photo))
     else:
         if not photo:
             raise ImageError("the file is empty (0 bytes)")
-        image = _decode(photo, image_size)
+        image = _decode(photo, image_size, largest_pixels)
     if min(image.size) > image_size:
         image = image.resize(_shrunk_size(image.size, image_size), Image.Resampling.BICUBIC, reducing_gap=2.0)
     if max(image.size) > _LONGEST_JPEG_SIDE:
@@ -105,14 +119,15 @@ def _canonical_image(photo: bytes | np.ndarray, image_size: int) -> Image.Image:
     return image
 
 
-def check_pixels(width: int, height: int) -> None:
+def check_pixels(width: int, height: int, largest_pixels: int = LARGEST_PIXELS) -> None:
     """Refuses an image that says it is too large, before it is decoded.
 
     Raises:
-      ImageError: so it is.
+      TooManyPixelsError: so it is.
     """
-    if width * height > LARGEST_PIXELS:
-        raise ImageError(f"refused as a decompression bomb: {width} x {height} is more than {LARGEST_PIXELS:,} pixels")
+    if width * height > largest_pixels:
+        what = f"{width} x {height} is more than {largest_pixels:,} pixels"
+        raise TooManyPixelsError(f"refused as a decompression bomb: {what}")
 
 
 def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
@@ -123,9 +138,9 @@ def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _decode(data: bytes, image_size: int) -> Image.Image:
+def _decode(data: bytes, image_size: int, largest_pixels: int) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_pixels(*image.size)
+        check_pixels(*image.size, largest_pixels)
         profile = image.info.get("icc_profile")
         # JPEG only: lets the decoder shrink by 2, 4 or 8 on the way, to no less than twice the wanted size.
         shrunk = _shrunk_size(image.size, 2 * image_size)

@@ -5,12 +5,15 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from socialtag_jax.errors import UserError
-from socialtag_jax.weight_files.input_space import InputSpace
+from socialtag_jax.errors import MissingPackageError, UserError
+
+if TYPE_CHECKING:
+    # It imports the model, and so flax, which `keras_file` does without.
+    from socialtag_jax.weight_files.input_space import InputSpace
 
 KernelAxes = Literal["HWIO", "OIHW"]
 """A kernel's axes in order: height, width, input features, output features."""
@@ -35,7 +38,7 @@ class WeightFile:
     tensors: Mapping[str, np.ndarray]
     kernel_axes: KernelAxes
     names: Mapping[str, str] = field(default_factory=dict)
-    inputs: InputSpace | None = None
+    inputs: "InputSpace | None" = None
     head: Mapping[str, np.ndarray] = field(default_factory=dict)
     ignored: Sequence[str] = ()
     vocabulary_sha256: str | None = None
@@ -70,12 +73,12 @@ def require_package(package: str, where: object) -> Any:
     """The module of an optional package.
 
     Raises:
-      UserError: it is not installed.
+      MissingPackageError: it is not installed.
     """
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise UserError(
+        raise MissingPackageError(
             f"reading it needs the package {package}, which is not installed",
             where=where,
             hint="pip install 'socialtag-jax[weights]'",

@@ -1,0 +1,166 @@
+"""The page on which people rate, and its API: blind, so nothing that leaves here says where a tag comes from."""
+
+import functools
+import sqlite3
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from socialtag_jax.errors import UserError
+from socialtag_jax.rating.study import Answer, ConflictError, NotFoundError, Rater, State, Study
+from socialtag_jax.shards.dataset import ParsedRecords
+from socialtag_jax.web import hosting
+from socialtag_jax.web.hosting import ApiError
+
+_DESCRIPTION = "Raters mark which tags fit a photo. Answers are stored as they are given."
+_MOST_TAGS = 10_000
+_LARGEST = 2**63 - 1
+_Number = Annotated[int, Field(ge=0, le=_LARGEST)]
+_InPath = Annotated[int, Path(ge=0, le=_LARGEST)]
+
+
+class Name(BaseModel):
+    """Who wants to rate."""
+
+    name: str = Field(max_length=1000)
+
+
+class RaterBody(BaseModel):
+    """A rater, and how many photos they have finished."""
+
+    id: int
+    name: str
+    finished: int
+
+
+class StudyBody(BaseModel):
+    """The study, as far as raters may know it."""
+
+    photos: int
+    raters: list[RaterBody]
+
+
+class AnswerBody(BaseModel):
+    """All that a rater says of a photo, and the answer that they saw when they said it."""
+
+    fitting: list[_Number] = Field(max_length=_MOST_TAGS, description="places of the tags that fit, ascending")
+    none_fits: bool
+    finished: bool
+    after: _Number = Field(description="answer_id that this one was made from")
+
+
+class UndoBody(BaseModel):
+    """What to take back."""
+
+    last: _Number = Field(description="last_id")
+
+
+class StateBody(BaseModel):
+    """A photo, its tags, and where the rater stands."""
+
+    rater: str
+    position: int
+    photos: int
+    tags: list[str]
+    fitting: list[int]
+    none_fits: bool
+    finished: bool
+    answer_id: int = Field(description="of the answer to this photo; 0 without any")
+    last_id: int = Field(description="of the rater's newest answer to any photo; 0 without any")
+    finished_photos: int
+    next_position: int | None = Field(description="the first photo that is not finished; null after the last")
+
+
+def rating_application(study: Study, records: ParsedRecords, *, hosts: list[str]) -> FastAPI:
+    """The page and its API.
+
+    Args:
+      study: open.
+      records: of the split that it is about.
+      hosts: names by which browsers may call it.
+    """
+    app = hosting.application("socialtag rate", description=_DESCRIPTION, hosts=hosts)
+    hosting.add_page(app, "/", "rate_start.html")
+    hosting.add_page(app, "/raters/{rater}", "rate.html")
+
+    def body(rater: int, state: State) -> StateBody:
+        name = next(one.name for one in study.raters() if one.id == rater)
+        answer = state.answer
+        return StateBody(
+            rater=name,
+            position=state.position,
+            photos=study.photos,
+            tags=[tag.display for tag in study.photo(state.position).tags],
+            fitting=list(answer.fitting),
+            none_fits=answer.none_fits,
+            finished=answer.finished,
+            answer_id=state.answer_id,
+            last_id=state.last_id,
+            finished_photos=state.finished,
+            next_position=state.next_position,
+        )
+
+    @app.get("/api/study")
+    def get_study() -> StudyBody:
+        """How many photos there are, and who rates."""
+        return StudyBody(photos=study.photos, raters=[_rater(one) for one in study.raters()])
+
+    @app.post("/api/raters")
+    def join(name: Name) -> RaterBody:
+        """The rater of that name; a new one where there is none."""
+        try:
+            return _rater(study.join(name.name))
+        except ValueError as error:
+            raise ApiError(422, "invalid_name", str(error)) from error
+
+    @app.get("/api/raters/{rater}")
+    def get_next(rater: _InPath) -> StateBody:
+        """The first photo that the rater has not finished, or the last of all."""
+        return body(rater, study.state(rater))
+
+    @app.get("/api/raters/{rater}/photos/{position}")
+    def get_photo(rater: _InPath, position: _InPath) -> StateBody:
+        """A photo, and what the rater has said of it."""
+        return body(rater, study.state(rater, position))
+
+    @app.put("/api/raters/{rater}/photos/{position}")
+    def put_answer(rater: _InPath, position: _InPath, given: AnswerBody) -> StateBody:
+        """Stores what a rater says of a photo."""
+        answer = Answer(tuple(given.fitting), given.none_fits, given.finished)
+        try:
+            return body(rater, study.answer(rater, position, answer, after=given.after))
+        except ValueError as error:
+            raise ApiError(422, "invalid_answer", str(error)) from error
+
+    @app.post("/api/raters/{rater}/undo")
+    def undo(rater: _InPath, given: UndoBody) -> StateBody:
+        """Takes back the rater's newest answer."""
+        return body(rater, study.undo(rater, last=given.last))
+
+    # A photo's path in the data set may hold its tags.
+    @app.get("/photos/{position}", response_class=Response)
+    def get_image(position: _InPath) -> Response:
+        """The photo itself."""
+        try:
+            image = records[study.photo(position).record].image
+        except UserError as error:
+            raise ApiError(500, "damaged_record", str(error)) from error
+        return Response(image, media_type="image/png" if image.startswith(b"\x89PNG") else "image/jpeg")
+
+    for kind, status, code in (
+        (NotFoundError, 404, "not_found"),
+        (ConflictError, 409, "changed_meanwhile"),
+        (sqlite3.Error, 503, "not_stored"),
+    ):
+        app.add_exception_handler(kind, functools.partial(_refusal, status, code))
+    return app
+
+
+def _rater(rater: Rater) -> RaterBody:
+    return RaterBody(id=rater.id, name=rater.name, finished=rater.finished)
+
+
+def _refusal(status: int, code: str, _: Request, error: Exception) -> JSONResponse:
+    return hosting.error_answer(status, code, str(error))

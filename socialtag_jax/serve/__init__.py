@@ -1,0 +1,1 @@
+"""`socialtag serve`: a page and an API that suggest tags for photos."""

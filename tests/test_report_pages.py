@@ -1,0 +1,398 @@
+"""The pages of `evaluate` and `report`: complete, small, safe from what tags and paths hold, and usable."""
+
+import html
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page
+
+from socialtag_jax import evaluation_report
+from socialtag_jax.config import Suggestion
+from socialtag_jax.errors import UserError
+from socialtag_jax.evaluate import Evaluation, Scorer
+from socialtag_jax.report import comparison_page, evaluation_files, page
+from socialtag_jax.report.evaluation_page import Training, evaluation_page, write_report
+from socialtag_jax.report.thumbnails import MOST_BYTES
+from socialtag_jax.report.training_curves import TrainingCurves
+from socialtag_jax.shards.dataset import Dataset
+from socialtag_jax.tags import TagVocabulary
+from tests.conftest import Socialtag
+from tests.evaluations import evaluation_of, written_dataset
+from tests.servers import headless_browser
+
+HOSTILE = '</script><img src=x onerror="document.title=1">'
+PATH = '"><script>document.title=2</script>.jpg'
+TAGS = (HOSTILE, "{{ 7*7 }}", "beach", "sea", "日本", *(f"tag{number}" for number in range(75)))
+IMAGES = 40
+
+
+def confidences_of(seed: int) -> np.ndarray:
+    """float32 [IMAGES, tags]: some sure, some not."""
+    return np.random.default_rng(seed).beta(0.3, 2.0, (IMAGES, len(TAGS))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    rng = np.random.default_rng(0)
+    labels = [sorted(rng.choice(len(TAGS), 4, replace=False).tolist()) for _ in range(IMAGES)]
+    labels[3] = []
+    image_ids = [PATH, *(f"photos/{number:03d}.jpg" for number in range(1, IMAGES))]
+    vocabulary = TagVocabulary(TAGS, TAGS)
+    return written_dataset(tmp_path_factory.mktemp("data") / "tiny", vocabulary, labels, image_ids, labels)
+
+
+@pytest.fixture(scope="module")
+def evaluation(dataset: Dataset) -> Evaluation:
+    return evaluation_of(dataset, confidences_of(0))
+
+
+@pytest.fixture(scope="module")
+def text(dataset: Dataset, evaluation: Evaluation) -> str:
+    training = Training(TrainingCurves([0.5, 0.4], [0.6, 0.5], [0.1, 0.2]), positive_weight=10.0)
+    return evaluation_page(evaluation, dataset, training)
+
+
+@pytest.fixture(scope="module")
+def saved(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The files of two evaluations."""
+    folders = []
+    for seed in (0, 1):
+        folder = tmp_path_factory.mktemp("evaluation") / "test"
+        found = evaluation_of(dataset, confidences_of(seed))
+        scorer = Scorer("given", dataset.vocabulary, 32, Suggestion(), 1, lambda images: images, dataset.fingerprint)
+        evaluation_report.write_results(found, dataset, scorer, folder)
+        folders.append(folder)
+    return folders[0], folders[1]
+
+
+@pytest.fixture(scope="module")
+def comparison(dataset: Dataset, saved: tuple[Path, Path]) -> str:
+    first, second = (evaluation_files.find(folder, "test") for folder in saved)
+    return comparison_page.comparison_page(first, second, dataset)
+
+
+def table_of(page_text: str) -> dict[str, Any]:
+    """The content of the table of tags."""
+    found = re.search(r'<script type="application/json" id="tag-table-data">(.*?)</script>', page_text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+class Attributes(HTMLParser):
+    """What a browser would read of a page: its elements, and all that their attributes point to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: Counter[str] = Counter()
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements[tag] += 1
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+                self.addresses.append(value or "")
+            if name in ("style", "clip-path", "fill", "filter", "mask"):
+                self.addresses += re.findall(r"url\((.*?)\)", value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def test_nothing_is_loaded(text: str, comparison: str):
+    """No address but of places on the page, and of pictures that are in it."""
+    for one in (text, comparison):
+        found = Attributes(one)
+        assert found.elements["script"] == 2
+        assert found.elements["link"] == found.elements["iframe"] == 0
+        places = {address.removeprefix("#") for address in found.addresses if address.startswith("#")}
+        assert places <= set(found.ids)
+        assert len(found.ids) == len(set(found.ids))
+        pictures = [address for address in found.addresses if address.startswith("data:image/jpeg;base64,")]
+        assert len(pictures) == found.elements["img"] >= 8
+        assert len(places | set(pictures)) == len(set(found.addresses))
+        assert "@import" not in one
+        assert "#0000a" not in one  # the colours that stand for the page's
+
+
+def test_what_users_wrote_is_text(text: str, comparison: str):
+    for one in (text, comparison):
+        assert HOSTILE not in one
+        assert PATH not in one
+        assert HOSTILE in [row[0] for row in table_of(one)["rows"]]
+        assert "{{ 7*7 }}" in one
+    assert html.escape(PATH).replace("&quot;", "&#34;") in text
+
+
+def test_table_has_what_per_tag_csv_has(text: str, evaluation: Evaluation):
+    """Lift: precision over the share of photos, 40 in all, that have the tag."""
+    table = table_of(text)
+    assert [column["label"] for column in table["columns"]] == (
+        ["tag", "training photos", "photos", "predicted", "precision", "recall", "F1", "AP", "lift"]
+    )
+    counts = evaluation.tag_counts
+    rows = {row[0]: row for row in table["rows"]}
+    assert len(rows) == len(TAGS)
+    for tag, name in enumerate(TAGS):
+        true, predicted, hits = (int(column[tag]) for column in (counts.true, counts.predicted, counts.true_positives))
+        assert rows[name][1:4] == [true, true, predicted]
+        assert rows[name][4] == (round(hits / predicted, 3) if predicted else None)
+        assert rows[name][5] == (round(hits / true, 3) if true else None)
+        assert rows[name][8] == (round(hits / predicted / (true / 40), 1) if predicted and true else None)
+    assert any(row[5] is None for row in table["rows"])
+
+
+def test_sections_of_the_page(text: str):
+    for words in (
+        "0.500 in validation",
+        "calibration error",
+        "by a loss weight of 10",
+        "Predicted, not labelled, very sure",
+        "without a tag, not scored",
+        "most frequent tags:",
+        "Tags that dominate predictions",
+    ):
+        assert words in text
+    assert "Published on" not in text
+
+
+def test_a_bundle_has_no_training(dataset: Dataset, evaluation: Evaluation):
+    assert 'id="training"' not in evaluation_page(evaluation, dataset, None)
+
+
+def test_nothing_is_predicted(dataset: Dataset):
+    nothing = evaluation_of(dataset, np.full((IMAGES, len(TAGS)), 0.1, np.float32))
+    page_text = evaluation_page(nothing, dataset, None)
+    assert "No tag was predicted for any photo." in page_text
+    assert "No two tags that the labels keep apart" in page_text
+
+
+def test_size_of_five_thousand_photos(tmp_path: Path):
+    """A thousand tags, and pictures of noise; as if every picture took all that it may, still under 5 MB."""
+    rng = np.random.default_rng(0)
+    tags = tuple(f"a rather long tag, number {number:04d}" for number in range(1000))
+    labels = [sorted(set((999 * rng.power(0.4, 6)).astype(int).tolist())) for _ in range(5000)]
+    image_ids = [f"some/folder/of/photos/{number:05d}.jpg" for number in range(5000)]
+    dataset = written_dataset(tmp_path / "many", TagVocabulary(tags, tags), labels, image_ids, labels, (160, 120))
+    confidences = rng.random((5000, 1000), np.float32) ** 12
+    evaluation = evaluation_of(dataset, confidences)
+    text = evaluation_page(evaluation, dataset, None)
+    pictures = re.findall(r"data:image/jpeg;base64,[^\"]*", text)
+    assert len(pictures) == 48
+    rest = len(text.encode()) - sum(map(len, pictures))
+    assert len(text.encode()) < 5e6
+    assert rest + 48 * (MOST_BYTES * 4 / 3 + 30) < 5e6
+
+
+def test_comparison_of_an_evaluation_with_itself(saved: tuple[Path, Path]):
+    one = evaluation_files.find(saved[0], "test")
+    text = comparison_page.comparison_page(one, one, None)
+    assert "Neither has a clearly higher" in " ".join(text.split())
+    assert "+0.000" in text
+    assert "data:image" not in text
+    assert all(row[6] == row[9] == 0 for row in table_of(text)["rows"])
+
+
+def test_comparison(comparison: str, saved: tuple[Path, Path]):
+    """The means are those of metrics.json; the rows of the table those of per_tag.csv."""
+    first, second = (json.loads((folder / "metrics.json").read_text())["scores"]["model"] for folder in saved)
+    a, b = first["f1"]["mean"], second["f1"]["mean"]
+    rows = re.search(r"F1 mean</th><td>(.*?)</td><td>(.*?)</td>\s*<td>(.*?)</td>", comparison)
+    assert rows is not None
+    assert rows.groups() == (f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}".replace("-", "−"))
+    assert "photos/" in comparison
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"split": "train"}, "not the same photos: the split was test for"),
+        ({"dataset_fingerprint": "other"}, "not the same photos: the data set was tiny/1.0.0 for"),
+        ({"threshold_curve": {}}, "'threshold_curve' holds no lists of numbers of one length"),
+        ({"scores": {"model": {}}}, "field 'scores.model.f1' is missing"),
+    ],
+)
+def test_what_cannot_be_compared(saved: tuple[Path, Path], tmp_path: Path, change: dict[str, Any], words: str):
+    for file in saved[1].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    summary = json.loads((tmp_path / "metrics.json").read_text())
+    (tmp_path / "metrics.json").write_text(json.dumps(summary | change))
+    first, second = evaluation_files.find(saved[0], "test"), evaluation_files.find(tmp_path, "test")
+    with pytest.raises(UserError, match=re.escape(words)):
+        comparison_page.comparison_page(first, second, None)
+
+
+@pytest.mark.parametrize("name", ["per_tag.csv", "predictions.csv"])
+def test_damaged_files(saved: tuple[Path, Path], tmp_path: Path, name: str):
+    for file in saved[1].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    (tmp_path / name).write_text(text[: len(text) // 2], encoding="utf-8")
+    one = evaluation_files.find(saved[0], "test")
+    with pytest.raises(UserError):
+        comparison_page.comparison_page(one, evaluation_files.find(tmp_path, "test"), None)
+
+
+def test_report_command(socialtag: Socialtag, saved: tuple[Path, Path], dataset: Dataset, tmp_path: Path):
+    output = tmp_path / "new" / "page.html"
+    result = socialtag("report", *saved, "--dataset", dataset.location, "--output", output)
+    assert (result.code, result.out) == (0, f"{output}\n")
+    assert output.read_text(encoding="utf-8").startswith("<!doctype html>")
+    missing = socialtag("report", saved[0], tmp_path / "new", "--output", output)
+    assert missing.code == 1
+    assert "no evaluation on test: no metrics.json" in missing.err
+    assert "socialtag evaluate" in missing.err
+
+
+def test_report_without_its_packages(
+    socialtag: Socialtag, saved: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(page, "missing_package", lambda: "jinja2")
+    result = socialtag("report", *saved, "--output", tmp_path / "page.html")
+    assert result.code == 1
+    assert result.err == (
+        "socialtag: error: a report needs jinja2, which is not installed -- pip install 'socialtag-jax[report]'\n"
+    )
+
+
+def test_evaluation_without_its_packages(
+    dataset: Dataset, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """No report, and none left of an earlier evaluation, whose numbers are others."""
+    write_report(evaluation, dataset, None, tmp_path)
+    assert "Scores" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    monkeypatch.setattr(page, "missing_package", lambda: "matplotlib")
+    write_report(evaluation, dataset, None, tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with headless_browser() as running:
+        yield running
+
+
+def opened(browser: Browser, text: str, folder: Path, **options: Any) -> tuple[Page, list[str]]:
+    """The page from a file, and all addresses that it asked for, but for pictures that are in it."""
+    path = folder / "report.html"
+    path.write_text(text, encoding="utf-8")
+    shown = browser.new_page(**options)
+    asked: list[str] = []
+    shown.on("request", lambda request: None if request.url.startswith("data:") else asked.append(request.url))
+    shown.on("pageerror", lambda error: pytest.fail(str(error)))
+    shown.on("console", lambda message: pytest.fail(message.text))
+    shown.goto(path.as_uri())
+    return shown, asked
+
+
+def column(shown: Page, number: int) -> list[str]:
+    return shown.locator(f"#tag-table tbody tr > :nth-child({number})").all_inner_texts()
+
+
+def test_table_in_a_browser(browser: Browser, text: str, tmp_path: Path):
+    shown, asked = opened(browser, text, tmp_path)
+    status, rows = shown.locator("#tag-table [role=status]"), shown.locator("#tag-table tbody tr")
+    assert status.inner_text() == "50 of 80 tags"
+    assert rows.count() == 50
+    shown.get_by_role("button", name="Show more").click()
+    assert rows.count() == 80
+    assert not shown.get_by_role("button", name="Show more").is_visible()
+
+    head = shown.locator("#tag-table thead th", has_text="recall")
+    head.get_by_role("button").click()
+    recalls = [float(cell) for cell in column(shown, 6) if cell != "–"]
+    assert recalls == sorted(recalls, reverse=True)
+    assert recalls[0] > recalls[-1]
+    assert len(recalls) < 80
+    assert set(column(shown, 6)[len(recalls) :]) == {"–"}
+    assert head.get_attribute("aria-sort") == "descending"
+    head.get_by_role("button").press("Enter")
+    recalls = [float(cell) for cell in column(shown, 6)[: len(recalls)]]
+    assert recalls == sorted(recalls)
+    assert head.get_attribute("aria-sort") == "ascending"
+    shown.locator("#tag-table thead th button").first.click()
+    names = [name for name in column(shown, 1) if name.startswith("tag")]
+    assert names == [f"tag{number}" for number in range(75)]
+
+    search = shown.get_by_role("searchbox", name="Search")
+    search.fill("#TAG1")
+    assert column(shown, 1) == ["tag1", *(f"tag{number}" for number in range(10, 20))]
+    assert status.inner_text() == "11 of 11 tags that match"
+    search.fill("onerror")
+    assert column(shown, 1) == [HOSTILE]
+    search.fill("no such tag")
+    assert rows.count() == 0
+    # Neither tag nor path has become an element, or run.
+    assert shown.locator("[onerror]").count() == 0
+    assert shown.locator("script").count() == 2
+    assert shown.title() == "tiny/1.0.0, test: evaluation"
+    assert asked == [shown.url]
+
+
+# Of every text on the page, its contrast on the first background behind it that is not transparent.
+_CONTRASTS = """() => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = parts(colour).slice(0, 3).map((value) => {
+      const share = value / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const found = getComputedStyle(one).backgroundColor;
+      if ((parts(found)[3] ?? 1) === 1) return found;
+    }
+  };
+  const result = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || element.closest("script, style, noscript, .visually-hidden")) continue;
+    if (!element.getClientRects().length) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [element.closest("svg") ? style.fill : style.color, behind(element)].map(light);
+    result.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), texts.currentNode.data.trim()]);
+  }
+  return result;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("which", ["text", "comparison"])
+def test_legible_in_both_schemes(
+    browser: Browser, scheme: str, which: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    """Contrast AA, 4.5 to 1, of every text, those in figures included; and nothing wider than a phone."""
+    text = request.getfixturevalue(which)
+    viewport = {"width": 390, "height": 844}
+    shown, asked = opened(browser, text, tmp_path, color_scheme=scheme, viewport=viewport)
+    contrasts = shown.evaluate(_CONTRASTS)
+    assert len(contrasts) > 300
+    assert min(contrasts)[0] >= 4.5, min(contrasts)
+    assert any(words == "threshold" for _, words in contrasts)  # of a figure
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+    paper = shown.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", paper))) < 60) == (scheme == "dark")
+    assert asked == [shown.url]
+
+
+def test_print(browser: Browser, text: str, tmp_path: Path):
+    """On white paper, from a dark screen too, and without what cannot be clicked there."""
+    shown, _ = opened(browser, text, tmp_path, color_scheme="dark")
+    shown.emulate_media(media="print", color_scheme="dark")
+    assert shown.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert not shown.locator("nav").is_visible()
+    assert not shown.get_by_role("searchbox").is_visible()
+    assert min(shown.evaluate(_CONTRASTS))[0] >= 4.5
+    pages = re.findall(rb"/Type\s*/Page\b", shown.pdf(format="A4", print_background=True))
+    assert 3 <= len(pages) <= 20
