@@ -4,6 +4,7 @@ Command:  python docs/make_pictures.py (with the extras report, serve and test, 
 """
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 PROJECT = Path(__file__).resolve().parents[1]
 PICTURES = PROJECT / "docs" / "pictures"
-WORK = PROJECT / "build" / "pictures"
+WORK = Path("build") / "pictures"
 DATA, RUN, BUNDLE = WORK / "data", WORK / "run", WORK / "postcards.tagger"
 COLOURS = 255
 # As the test suite starts it.
@@ -36,7 +37,9 @@ def socialtag(*arguments: str | Path) -> None:
 @contextlib.contextmanager
 def server(*arguments: str | Path) -> Iterator[str]:
     """Starts a `socialtag` command that serves pages; yields the address that it prints."""
-    with subprocess.Popen(command(*arguments, "--port", "0"), cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(*arguments, "--port", "0"), cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().strip()
@@ -75,7 +78,8 @@ def postcards_bundle() -> None:
 
 
 def report(browser: Browser) -> None:
-    with opened(browser, (RUN / "evaluation" / "test" / "report.html").as_uri(), 1100, 760) as page:
+    with opened(browser, (RUN / "evaluation" / "test" / "report.html").resolve().as_uri(), 1100, 760) as page:
+        page.evaluate("document.getElementById('scores').scrollIntoView()")
         save(page, "report.png")
 
 
@@ -115,6 +119,8 @@ def rating(browser: Browser) -> None:
 
 
 def main() -> None:
+    # Pages show paths as they were given.
+    os.chdir(PROJECT)
     postcards_bundle()
     photos = [WORK / "photos" / "images" / f"{number:04d}.jpg" for number in (3, 17)]
     with sync_playwright() as playwright:

@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -144,12 +145,19 @@ class Servers:
         assert process.stdout is not None
         self.address = process.stdout.readline().strip().rstrip("/")
         assert self.address.startswith("http://127.0.0.1:"), block.where
+        # Answered only once it listens for Ctrl-C, too.
+        with urlopen(self.address, timeout=30) as answer:
+            assert answer.status == 200
 
     def stop(self) -> list[int]:
         """Ctrl-C; the exit codes."""
         for process in self._processes:
             process.send_signal(signal.SIGINT)
-        return [process.wait(30) for process in self._processes]
+        codes = [process.wait(30) for process in self._processes]
+        for process in self._processes:
+            assert process.stdout is not None
+            process.stdout.close()
+        return codes
 
 
 # The others begin with the same commands, in docs/index.md.
