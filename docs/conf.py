@@ -7,7 +7,7 @@ HERE = Path(__file__).resolve().parent
 # The project itself, and command_line.py.
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-import socialtag_jax
+import socialtag_jax  # noqa: E402
 
 project = "socialtag-jax"
 author = "the authors of socialtag-jax"

@@ -18,7 +18,6 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.nodes import make_refnode
 from sphinx.util.typing import ExtensionMetadata
 
-
 _STYLE = Config(napoleon_use_ivar=True, napoleon_use_rtype=False)
 
 

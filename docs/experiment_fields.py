@@ -1,4 +1,4 @@
-"""A Sphinx directive that lists what an experiment can set, from the dataclasses of config.py and their fields' docs."""
+"""A Sphinx directive that lists what an experiment can set, from the dataclasses of config.py and the fields' docs."""
 
 import dataclasses
 import inspect

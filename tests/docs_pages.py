@@ -27,7 +27,8 @@ PAGES = {
 }
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>not run|server)(?:: (?P<reason>[^>]+?))? -->\n+)?^```(?P<language>sh|python)\n(?P<code>.*?)^```$",
+    r"(?:^<!-- (?P<mark>not run|server)(?:: (?P<reason>[^>]+?))? -->\n+)?"
+    r"^```(?P<language>sh|python)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _FENCE = re.compile(r"^```(\S*)$", re.MULTILINE)

@@ -1,7 +1,8 @@
-"""The documentation: every command and program in it runs as it stands there, and the site is built and searched.
+"""The documentation: every command and program in it runs as it stands there, and the site is built.
 
-Commands are those of the command line itself, started by bash in a folder of the page's own. Two things differ from what
-a reader has: training starts from random weights, since ImageNet's are a download, and servers listen on a free port.
+Commands are those of the command line itself, started by bash in a folder of the page's own. Two things differ from
+what a reader has: training starts from random weights, since ImageNet's are a download, and servers listen on a free
+port.
 """
 
 import itertools
