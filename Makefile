@@ -1,7 +1,7 @@
 # Each target makes its own virtual environment; PYTHON chooses the interpreter.
 PYTHON ?= python3
 
-.PHONY: demo test coverage test-interop bench lint types clean
+.PHONY: demo test coverage test-interop bench docs lint types clean
 
 demo: .venv/demo.done
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python experiments/demo.py
@@ -28,6 +28,11 @@ types: .venv-test/test.done
 test-interop: .venv-interop/interop.done
 	.venv-interop/bin/python -m pytest -m interop
 
+# The site, in build/site; any warning, such as a link to nothing, fails.
+docs: .venv-docs/docs.done
+	.venv-docs/bin/python -m sphinx --fail-on-warning --nitpicky --quiet -b html docs build/site
+	@echo build/site/index.html
+
 # COREL5K is the archive of Corel5K's photos; the peers get environments of their own.
 COREL5K ?= data/corel5k.zip
 
@@ -50,10 +55,15 @@ bench: .venv-bench/bench.done
 	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
 	touch $@
 
+.venv-docs/docs.done: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 .venv-bench/bench.done: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[weights]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-interop .venv-bench .venv-peers demo build dist *.egg-info .coverage* .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-test .venv-interop .venv-bench .venv-docs .venv-peers demo build dist *.egg-info .coverage* .pytest_cache .ruff_cache .hypothesis

@@ -72,7 +72,7 @@ class Devices:
     """The devices of a run: places the state, shards batches, and compiles step functions for all of them.
 
     Args:
-      devices: `jax.Device`s; None for all, those of other processes included.
+      devices: objects of `jax.Device`; None for all, those of other processes included.
 
     Attributes:
       devices: each process's side by side: its rows of a batch follow each other.

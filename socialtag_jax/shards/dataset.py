@@ -107,7 +107,7 @@ class Dataset:
 
     @functools.cached_property
     def statistics(self) -> Mapping[str, TagStatistics]:
-        """Tag statistics by split: as `prepare` counted them, or counted now where TFDS made the folder.
+        """Tag statistics by split, as `prepare` counted them, or counted now where TFDS made the folder.
 
         Raises:
           UserError: they cannot be those of this data set.
