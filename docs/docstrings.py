@@ -14,14 +14,16 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
-from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.ext.napoleon import Config
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 from sphinx.util.nodes import make_refnode
 from sphinx.util.typing import ExtensionMetadata
 
-_STYLE = Config(napoleon_use_ivar=True, napoleon_use_rtype=False)
+# What Sphinx itself passes is its whole configuration, of which this is the part that is read.
+_STYLE = cast("Any", Config(napoleon_use_ivar=True, napoleon_use_rtype=False))
 
 
-def read(app: Sphinx, what: str, name: str, thing: object, options: Any, lines: list[str]) -> None:
+def read(app: Sphinx, what: Any, name: str, thing: object, options: Any, lines: list[str]) -> None:
     """Google style -> reStructuredText, in place; fields' and properties' texts have no sections."""
     if what not in ("attribute", "data", "property"):
         lines[:] = GoogleDocstring(list(lines), _STYLE, app, what, name, thing, options).lines()
