@@ -31,6 +31,8 @@ _MODULES = {
     "pillow": "PIL.Image",
     "protobuf": "google.protobuf",
     "safetensors": "safetensors",
+    "scipy": "scipy",
+    "shtab": "shtab",
     "tensorboardX": "tensorboardX",
     "tyro": "tyro",
     "tensorflow-datasets": "tensorflow_datasets",

@@ -41,6 +41,8 @@ def test_versions_are_those_of_the_project():
         "optax",
         "orbax-checkpoint",
         "protobuf",
+        "scipy",
+        "shtab",
         "tensorboardx",
         "tensorflow-datasets",
         "tyro",

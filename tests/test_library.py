@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,7 +185,7 @@ def test_killed_at_any_time(socialtag, bundle: Path, tmp_path: Path, monkeypatch
             done = int(going_on[1])
     assert done > 0
     # What a kill in the middle of writing leaves: this one may have had no such luck.
-    (often.parent / ".tags.7-7.tmp").write_text("path,tag")
+    (often.parent / f".tags.csv.{2**22 + 1}-7@{socket.gethostname()}.tmp").write_text("path,tag")
     assert socialtag(*call).code == 1
 
     def contents(folder: Path) -> dict[str, str]:

@@ -271,7 +271,7 @@ def test_ports():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--port", "70000"], "--port: 70000: expected 0 to 65535"),
+        (["--port", "70000"], "--port: '70000' is not a whole number from 0 to 65535"),
         (["--max-waiting", "8"], "--max-waiting: 8: expected at least --max-photos"),
         (["--max-megapixels", "500"], "--max-megapixels: 500: expected at most 178"),
     ],

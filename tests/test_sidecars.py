@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def tagged_by_us(photo: Path) -> Path:
 
 def test_what_a_kill_leaves_beside_a_photo_is_cleared(socialtag, quiet_bundle: Path, tmp_path: Path):
     folder = library(tmp_path / "photos", 1)
-    unfinished = folder / "0" / ".000.png.xmp.123-456.tmp"
+    unfinished = folder / "0" / f".000.png.xmp.{2**22 + 1}-456@{socket.gethostname()}.tmp"
     unfinished.write_text("<x:xmpm")
     socialtag("predict", quiet_bundle, folder, "--write-xmp", "--dry-run")
     assert unfinished.exists()
