@@ -1,4 +1,4 @@
-"""A bundle in a Python that has only what requirements-inference.txt names: none of the packages of training."""
+"""A bundle in a Python that has only what docs/requirements-inference.txt names: none of the packages of training."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests import bundles, photos
 from tests.consumers_page import block
 
 ROOT = Path(__file__).parents[1]
-REQUIREMENTS = ROOT / "requirements-inference.txt"
+REQUIREMENTS = ROOT / "docs" / "requirements-inference.txt"
 TRAINING = ("flax", "grain", "optax", "orbax", "google.protobuf", "tensorboardX", "tensorflow_datasets", "tyro")
 """Modules of the dependencies that the file does not name."""
 
@@ -75,8 +75,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A copy, since pip builds where the source is.
     source = folder / "source"
     shutil.copytree(ROOT / "socialtag_jax", source / "socialtag_jax", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", REQUIREMENTS.name):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    (source / "docs").mkdir()
+    shutil.copy(REQUIREMENTS, source / "docs")
     lines = block("Python, with the tagger", "sh").splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["pip", "pip"]
     for line in lines:
