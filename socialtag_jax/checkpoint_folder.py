@@ -139,8 +139,9 @@ class CheckpointFolder:
           UserError: it cannot be read now.
         """
         where = self._folder / str(step) / _META
-        content = self._read(step, {_META: ocp.args.JsonRestore()})[_META]
-        if self._written(step)[_META] != _text_checksum(content):
+        items = self._read(step, {_META: ocp.args.JsonRestore(), _CHECKSUMS: ocp.args.JsonRestore()})
+        content = items[_META]
+        if items[_CHECKSUMS].get(_META) != _text_checksum(content):
             raise DamagedError("the checkpoint is damaged: its checksum does not match", where=where, hint=_DAMAGED)
         return Fields(content, where, _DAMAGED)
 
@@ -161,11 +162,12 @@ class CheckpointFolder:
             stored = {item: _arrays(metadata[item].tree) for item in likes}
         for item, like in likes.items():
             _require_same(stored[item], _arrays(like), self._folder / str(step) / item)
-        items = self._read(step, {name: ocp.args.StandardRestore(like) for name, like in likes.items()})
-        written = self._written(step)
+        arrays = {name: ocp.args.StandardRestore(like) for name, like in likes.items()}
+        items = self._read(step, {**arrays, _CHECKSUMS: ocp.args.JsonRestore()})
         for item in likes:
+            written = items[_CHECKSUMS].get(item, {})
             for path, checksum in _checksums(items[item]).items():
-                if written[item].get(path) != checksum:
+                if written.get(path) != checksum:
                     what = f"the checkpoint is damaged: the checksum of {path} does not match"
                     raise DamagedError(what, where=self._folder / str(step) / item, hint=_DAMAGED)
         return items
@@ -179,10 +181,6 @@ class CheckpointFolder:
                 target.rmtree() if isinstance(self._folder, RemotePath) else shutil.rmtree(target)
             (folder / str(step)).rename(target)
             self._manager.reload()
-
-    def _written(self, step: int) -> Mapping[str, Any]:
-        """The checksums of all items."""
-        return self._read(step, {_CHECKSUMS: ocp.args.JsonRestore()})[_CHECKSUMS]
 
     def _read(self, step: int, args: Mapping[str, Any]) -> Mapping[str, Any]:
         with self._reading(step):
@@ -232,12 +230,15 @@ def _is_passing(error: Exception) -> bool:
     return bool(_PASSING.search(str(error)))
 
 
+def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The arrays of a tree with their paths, as `block5_conv3/kernel`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
 def _arrays(tree: Any) -> dict[str, str]:
     """The path of each array in a tree -> its dtype and shape."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} {list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {path: f"{leaf.dtype} {list(leaf.shape)}" for path, leaf in _leaves(tree)}
 
 
 def _require_same(stored: Mapping[str, str], expected: Mapping[str, str], where: Location) -> None:
@@ -260,10 +261,7 @@ def _own_copy(tree: Any) -> Any:
 
 def _checksums(tree: Any) -> dict[str, int]:
     """The path of each array in a tree -> the CRC-32C of its values in C order."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): google_crc32c.value(np.asarray(leaf).tobytes())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {path: google_crc32c.value(np.asarray(leaf).tobytes()) for path, leaf in _leaves(tree)}
 
 
 def _text_checksum(content: Any) -> int:

@@ -25,8 +25,8 @@ from socialtag_jax.shards.tfrecord import RecordSource, write_shard
 from socialtag_jax.sweep import SweepOptions, run_sweep
 from socialtag_jax.train import Trainer, TrainResult
 from tests.photos import colour_rows, photo_folder, prepared
+from tests.runs import metrics_of
 from tests.test_feature_cache import feature_data
-from tests.test_train import metrics_of
 
 SIZE = 32
 EXPERIMENT = Experiment(

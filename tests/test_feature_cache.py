@@ -27,8 +27,9 @@ from socialtag_jax.run_start import initial_params
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.steps import build_model
 from tests.photos import colour_rows, photo_folder, prepared
+from tests.runs import arrays_of, metrics_of, untimed_metrics_of
 from tests.test_train import EXPERIMENT as SHORT
-from tests.test_train import arrays_of, metrics_of, train, untimed_metrics_of
+from tests.test_train import train
 
 RECORDS, TAGS = 1200, 3
 

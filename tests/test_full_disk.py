@@ -9,13 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from socialtag_jax import trained
-from socialtag_jax.parallel import Devices
 from tests.photos import colour_rows, photo_folder, prepared
-from tests.runs import outcome
+from tests.runs import arrays_of, outcome
 
 _NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 SOCIALTAG = f"{shlex.quote(sys.executable)} -m socialtag_jax.cli"
@@ -135,24 +132,15 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path: Path):
         return done.returncode, done.stderr
 
     assert run(f"{train} {tmp_path}/run --stages.0.epochs 1")[0] == 0
-    before = arrays(tmp_path / "run", 3)
+    before = arrays_of(tmp_path / "run", 3)
     code, said = run(f"ulimit -f 20000; {train} {tmp_path}/run")
     last = said.splitlines()[-1]
     assert code == 1, said
     assert last.startswith(f"socialtag: error: {tmp_path}/run/checkpoints: the checkpoints cannot be reached"), last
     assert last.endswith("run the same command again: it goes on from the newest that is complete")
-    assert arrays(tmp_path / "run", 3) == before
+    assert arrays_of(tmp_path / "run", 3) == before
     code, said = run(f"{train} {tmp_path}/run")
     assert code == 0, said
     assert "continuing after epoch 1, step 3" in said
     assert run(f"{train} {tmp_path}/whole")[0] == 0
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
-
-
-def arrays(workdir: Path, step: int) -> dict[str, bytes]:
-    model = trained.load(workdir, str(step), Devices(), log=lambda _: None)
-    return {
-        f"{layer}/{name}": np.asarray(leaf).tobytes()
-        for layer, one in model.params.items()
-        for name, leaf in one.items()
-    }

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +27,7 @@ from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.train import Trainer, TrainResult
 from socialtag_jax.trained import run_scorer
 from tests.photos import colour_rows, photo_folder, prepared
+from tests.runs import arrays_of, metrics_of, untimed_metrics_of
 
 EXPERIMENT = Experiment(
     name="colours",
@@ -63,25 +63,6 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     result = train(EXPERIMENT, dataset, workdir, lines.append)
     assert dataclasses.astuple(result.position)[:4] == (1, 1, 3, 9)
     return workdir, lines
-
-
-def metrics_of(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def untimed_metrics_of(workdir: Path) -> list[dict[str, Any]]:
-    """Without what depends on how fast it went."""
-    timed = ("images_per_second", "data_wait_share", "host_share", "mfu", "bound")
-    return [{key: value for key, value in line.items() if key not in timed} for line in metrics_of(workdir)]
-
-
-def arrays_of(workdir: Path, step: int) -> dict[str, bytes]:
-    model = trained.load(workdir, str(step), Devices(), log=lambda _: None)
-    return {
-        f"{layer}/{name}": np.asarray(leaf).tobytes()
-        for layer, one in model.params.items()
-        for name, leaf in one.items()
-    }
 
 
 def test_run_folder(run: tuple[Path, list[str]]):

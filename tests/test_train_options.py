@@ -22,8 +22,9 @@ from socialtag_jax.shards.dataset import Dataset, open_dataset
 from socialtag_jax.steps import build_model
 from socialtag_jax.train import Trainer
 from tests.photos import colour_rows, photo_folder, prepared
+from tests.runs import metrics_of, untimed_metrics_of
 from tests.test_checkpoints import quiet
-from tests.test_train import EXPERIMENT, InterruptedRunError, metrics_of, train, untimed_metrics_of
+from tests.test_train import EXPERIMENT, InterruptedRunError, train
 
 EVERYTHING = dataclasses.replace(
     EXPERIMENT,
