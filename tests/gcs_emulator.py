@@ -5,7 +5,8 @@ emulator leaves out of the JSON API and the clients rely on, and for the faults:
 
 * `ifGenerationMatch` and `ifGenerationNotMatch`, answered with 412 and 304;
 * the `x-goog-generation` header of contents, `generation` in their address, and ranges from the end or beyond it;
-* `startOffset` and `endOffset` of listings.
+* `startOffset` and `endOffset` of listings;
+* `moveTo`, which renames an object.
 
     python -m tests.gcs_emulator     prints the port that it listens on; ends when its standard input does
 """
@@ -196,6 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
         match, not_match = query.get("ifGenerationMatch"), query.get("ifGenerationNotMatch")
         if self.command == "GET" and query.get("alt") == "media":
             return self._content(address.path, query)
+        if self.command == "POST" and "/moveTo/o/" in address.path:
+            return self._move(*address.path.split("/moveTo/o/"))
         if match is not None or not_match is not None:
             there = self._generation(self._object_address(address.path, query, body))
             if match not in (None, there) or (not_match is not None and not_match == there):
@@ -234,6 +237,15 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self._forward("GET", f"{path}?alt=media", b"")
         answer.headers |= {"x-goog-generation": generation, "x-goog-stored-content-length": stored["size"]}
         return answer
+
+    def _move(self, source: str, name: str) -> _Answer:
+        """Renames the object at the address `source`, within its bucket."""
+        bucket, _ = source.split("/o/")
+        copied = self._forward("POST", f"{source}/rewriteTo{bucket.removeprefix('/storage/v1')}/o/{name}", b"{}")
+        if copied.status != 200:
+            return copied
+        self._forward("DELETE", source, b"")
+        return _json(200, json.loads(copied.body)["resource"])
 
     def _object_address(self, path: str, query: dict[str, str], body: bytes) -> str:
         """The address of the object that a request writes or deletes."""

@@ -137,6 +137,29 @@ def test_a_damaged_newest_checkpoint_is_walked_back_over(tmp_path: Path, part: s
         assert saved.meta(2).content == {"step": 2, "again": True}
 
 
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_a_step_is_damaged_twice(request: pytest.FixtureRequest, tmp_path: Path, place: str):
+    """What was moved aside the first time gives way to what is moved aside the second time."""
+    folder: Any = request.getfixturevalue("bucket").root if place == "bucket" else tmp_path
+    folder = folder / "run/checkpoints"
+    devices = Devices(jax.local_devices()[:1])
+    params = devices.replicate({"layer": {"kernel": np.arange(8, dtype=np.float32)}})
+    likes = (like(params, devices.replicated), like(params, devices.replicated), None)
+    with quiet(folder) as saved:
+        saved.save(1, params, params, {"step": 1}, {"loss": 1.0, "f1": 0.0})
+    for attempt in ("first", "second"):
+        with quiet(folder) as saved:
+            saved.save(2, params, params, {"step": 2, "attempt": attempt}, {"loss": 0.5, "f1": 0.0})
+        meta = folder / "2/meta/metadata"
+        meta.write_bytes(meta.read_bytes().replace(b"step", b"stop"))
+        with quiet(folder) as saved:
+            restored = saved.restore_newest(lambda _: likes)
+            assert restored is not None
+            assert restored.step == 1
+            assert saved.steps == [1]
+        assert attempt.encode() in (folder / "damaged-2/meta/metadata").read_bytes()
+
+
 # Of two arrays that cannot be read, orbax awaits the first alone.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("part", ["params", "optimizer", "meta"])
