@@ -20,9 +20,9 @@ experiment = Experiment(
     name="long",
     weights="random",
     model=Model(input_size=48, hidden_units=16),
-    augmentation=Augmentation(enabled=False),
+    augmentation=Augmentation(enabled=%(augmented)s),
     input=Input(batch_size={BATCH}, eval_batch_size={BATCH}),
-    cache=Cache(views=1),
+    cache=Cache(views=%(views)s),
     stages=(Stage(epochs={EPOCHS}),),
     checkpoints=Checkpoints(keep_latest=1, every_minutes=0.01),
 )
@@ -62,8 +62,9 @@ def samples_of(command: list[str], workdir: Path, environment: dict[str, str]) -
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc, which Linux has")
-def test_2000_steps(folder: Path):
-    """Ten epochs with validations and some tens of checkpoints."""
+@pytest.mark.parametrize("source", ["features", pytest.param("photos", marks=pytest.mark.slow)])
+def test_2000_steps(folder: Path, source: str):
+    """Ten epochs with validations and some tens of checkpoints, from cached features or from augmented photos."""
     rows = {
         name: (tags, "train" if n % 9 else "validation") for n, (name, (tags, _)) in enumerate(colour_rows(450).items())
     }
@@ -71,10 +72,11 @@ def test_2000_steps(folder: Path):
     assert sum(split == "train" for _, split in rows.values()) == photos
     dataset = prepared(photo_folder(folder / "photos", rows), folder / "data").folder
     experiment = folder / "long.py"
-    experiment.write_text(PROGRAM)
+    cached = source == "features"
+    experiment.write_text(PROGRAM % {"augmented": not cached, "views": int(cached)})
     workdir = folder / "run"
     command = [sys.executable, "-m", "socialtag_jax.cli", "train", str(experiment), "--dataset", str(dataset)]
-    command += ["--workdir", str(workdir), "--cache.folder", str(folder / "features")]
+    command += ["--workdir", str(workdir)]
     # With an arena a thread, glibc keeps what some tens of threads once freed: no leak, but no flat line either.
     environment = {**os.environ, "SOCIALTAG_CACHE": str(folder / "cache"), "MALLOC_ARENA_MAX": "1"}
     samples = samples_of(command, workdir, environment)
