@@ -3,9 +3,9 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-from socialtag_jax.errors import printable
+from socialtag_jax.errors import UsageError, printable
 
 _EXAMPLES = "examples:\n"
 
@@ -15,6 +15,15 @@ class _Help(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors are ours: one line, and what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a `UsageError`, where argparse would print the whole usage and exit."""
+        command = self.prog.removeprefix("socialtag").strip() or None
+        raise UsageError(message, where=command, hint=f"see {self.prog} --help")
 
 
 class Commands:

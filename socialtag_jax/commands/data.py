@@ -162,7 +162,7 @@ def run_stats(options: argparse.Namespace) -> int:
         from socialtag_jax.rules import parse_balancing, parse_pruning
 
         if options.verify:
-            raise UsageError("only a prepared data set can be verified", where="--verify")
+            raise UsageError("only a prepared data set can be verified", where="--verify", hint="leave --source out")
         source = sources.SourceOptions(
             options.source,
             storage.local_path(options.dataset),
@@ -189,7 +189,8 @@ def _verify(dataset: "Dataset") -> None:
     for problem in problems:
         log(f"socialtag: error: {problem}")
     if problems:
-        raise UserError(f"{len(problems):,} problems in {records:,} records", where=dataset.folder)
+        hint = "restore these files from a copy, or prepare the data set again"
+        raise UserError(f"{len(problems):,} problems in {records:,} records", where=dataset.folder, hint=hint)
     log(f"verified: {records:,} records are as {dataset.folder} says")
 
 

@@ -118,7 +118,8 @@ def run_predict(options: argparse.Namespace) -> int:
 
     output: Path | None = options.csv or options.jsonl
     if options.dry_run and (not options.write_xmp or output or options.json):
-        raise UsageError("shows what --write-xmp would do, and nothing else", where="--dry-run")
+        hint = "give it with --write-xmp, and without --json, --csv and --jsonl"
+        raise UsageError("shows what --write-xmp would do, and nothing else", where="--dry-run", hint=hint)
     preset = _preset(options)
     found = photo_search.find_photos(options.photos)
     if found.skipped:

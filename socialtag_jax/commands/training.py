@@ -12,7 +12,7 @@ from socialtag_jax.errors import UsageError
 from socialtag_jax.storage import local_path, location
 
 _TRAIN_EXAMPLES = """\
-  socialtag train experiments/demo.py --dataset data/holiday --workdir runs/holiday --debug
+  socialtag train experiments/corel5k_quick.py --dataset data/holiday --workdir runs/holiday --debug
   socialtag train holiday.py --dataset data/holiday --workdir runs/holiday
   socialtag train holiday.py --dataset data/holiday --workdir runs/holiday --optimizer.learning-rate 3e-4
   socialtag train holiday.py --dataset data/holiday --input-only
