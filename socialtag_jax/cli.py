@@ -22,7 +22,7 @@ from socialtag_jax.commands import (
     untag,
     verify_export,
 )
-from socialtag_jax.commands.arguments import Commands, Parser
+from socialtag_jax.commands.arguments import GO_ON, START_OVER, Commands, Parser
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
 
@@ -81,10 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _show_error("there is not enough memory")
         sys.exit(1)
     except Stopped as stopped:
-        print(f"\nsocialtag: {stopped}; run the same command again to go on", file=sys.stderr)
+        print(f"\nsocialtag: {stopped}; {GO_ON}", file=sys.stderr)
         sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        print("\nsocialtag: interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nsocialtag: interrupted; {interrupt.args[0] if interrupt.args else START_OVER}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         # Everything of ours is closed; a compilation that XLA is still at would crash the interpreter's orderly end.
@@ -117,7 +117,10 @@ def _run(arguments: list[str]) -> int:
             where=options.command,
             hint=f"see socialtag {options.command} --help",
         )
-    return options.run(options)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(options.interrupted) from None
 
 
 def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:

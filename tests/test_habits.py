@@ -108,3 +108,32 @@ def _read(terminal: int) -> str:
         return os.read(terminal, 10_000).decode()
     except OSError:
         return ""
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "said"),
+    [
+        ("data.run_prepare", "prepare --source tags-csv --input a --output b", "again to go on"),
+        ("training.run_train", "train a.py --dataset b", "again to go on"),
+        ("evaluation.run_evaluate", "evaluate run --dataset b", "again to start over"),
+        (
+            "tagging.run_predict",
+            "predict a.tagger b",
+            "again to go on, if it writes a file or sidecars, or else to start",
+        ),
+        ("doctor.run_doctor", "doctor", "again to start over"),
+    ],
+)
+def test_ctrl_c_says_whether_there_is_something_to_go_on_with(module: str, line: str, said: str):
+    """Of processes of their own, which end without asking Python; the commands' work is interrupted at once."""
+    program = f"""
+import signal
+from socialtag_jax import cli
+from socialtag_jax.commands import data, doctor, evaluation, tagging, training
+{module} = lambda options: signal.raise_signal(signal.SIGINT)
+cli.main({line.split()!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr.startswith("\nsocialtag: interrupted; run the same command ")
+    assert said in ended.stderr

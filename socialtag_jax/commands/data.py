@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from socialtag_jax import storage
 from socialtag_jax.commands.arguments import (
+    GO_ON,
     Commands,
     add_allow_outside,
     add_json,
@@ -38,7 +39,11 @@ def add_prepare(commands: Commands) -> None:
     from socialtag_jax.sources import SOURCES
 
     command = commands.add(
-        "prepare", run_prepare, "Turn tagged photos into a data set of TFRecord shards.", examples=_PREPARE_EXAMPLES
+        "prepare",
+        run_prepare,
+        "Turn tagged photos into a data set of TFRecord shards.",
+        examples=_PREPARE_EXAMPLES,
+        interrupted=GO_ON,
     )
     command.add_argument(
         "--source", choices=SOURCES, required=True, help="what the input is; postcards draws a demo set"
