@@ -1,8 +1,10 @@
 """The documentation: every command and program in it runs as it stands there, and the site is built.
 
-Commands are those of the command line itself, started by bash in a folder of the page's own. Two things differ from
-what a reader has: training starts from random weights, since ImageNet's are a download, and servers listen on a free
-port.
+Commands are those of the command line itself, started by bash in a folder of the page's own. What differs from what a
+reader has: training starts from random weights, since ImageNet's are a download; servers listen on a free port;
+HARRISON and MIRFLICKR are small photos in the form of those data sets, and their experiments, which take a GPU hours,
+run with `--debug`. What would rent machines, make environments or download packages is only looked at; the pages say
+so in comments.
 """
 
 import itertools
@@ -21,6 +23,7 @@ import pytest
 
 from socialtag_jax import cli, experiment_files
 from socialtag_jax.sources import postcards
+from tests import data_sets
 from tests.docs_pages import PAGES, ROOT, Block, blocks, given
 from tests.machines import Cloud, stubbed_cloud
 
@@ -33,6 +36,7 @@ _OTHER_PROGRAMS = {"python3", "pip", "make", "git", "gcloud", "ssh-add", "tfds",
 _SOCIALTAG = f"""#!/bin/sh
 case "$1 $*" in
   *--help*) ;;
+  train*experiments/harrison.py*|train*experiments/mirflickr.py*) set -- "$@" --weights random --debug ;;
   train*|sweep*) set -- "$@" --weights random ;;
 esac
 exec {sys.executable} -m socialtag_jax.cli "$@"
@@ -74,6 +78,8 @@ class Givens:
             "photo.jpg": lambda: self._copies("photo.jpg", "images/0003.jpg"),
             "holiday.py": lambda: shutil.copy(ROOT / "experiments" / "corel5k_quick.py", self._folder / "holiday.py"),
             "experiments": lambda: (self._folder / "experiments").symlink_to(ROOT / "experiments"),
+            "HARRISON": lambda: data_sets.harrison(self._folder / "HARRISON"),
+            "MIRFLICKR": lambda: data_sets.mirflickr(self._folder / "MIRFLICKR"),
             "data/holiday": lambda: self._socialtag(
                 "holiday", "prepare --source tags-csv --input holiday --output data --workers 1"
             ),
