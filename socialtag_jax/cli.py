@@ -1,6 +1,7 @@
 """`socialtag COMMAND`: parses the command line, and turns errors into one line and an exit code."""
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -21,11 +22,25 @@ from socialtag_jax.commands import (
     untag,
     verify_export,
 )
-from socialtag_jax.commands.arguments import Commands
+from socialtag_jax.commands.arguments import GO_ON, START_OVER, Commands, Parser
 from socialtag_jax.errors import UsageError, UserError, printable
 from socialtag_jax.stopping import Stopped
 
 _TOGETHER = ("--coordinator", "--processes", "--process", "--distributed")
+_HINTS = {
+    errno.ENOENT: "check how it is spelt, and that the folder that it lies in is there",
+    errno.ENOTDIR: "a part of that path is a file: name another place",
+    errno.EEXIST: "name another place, or move away what is there",
+    errno.EISDIR: "that is a folder: name a file",
+    errno.EACCES: "ask for permission, or name another place",
+    errno.EPERM: "ask for permission, or name another place",
+    errno.EROFS: "nothing can be written there: name another place",
+    errno.ENOSPC: "make room on that disk, and run the same command again",
+    errno.EDQUOT: "make room within your quota, and run the same command again",
+    errno.ENAMETOOLONG: "name something shorter",
+    errno.EMFILE: "allow more open files: ulimit -n 4096",
+}
+"""What to do about the operating system's errors."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -43,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Several lines, or control characters, in a file name must not break the one-line promise.
         message = printable(" ".join(str(error).split()))
         _show_error(message)
+        # orbax's thread that sweeps a run's folder would remark, with a traceback, that the interpreter has gone.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -56,17 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        message = printable(" ".join(f"{error.filename or 'system'}: {error.strerror or error}".split()))
-        _show_error(message)
+        hint = f" -- {_HINTS[error.errno]}" if error.errno in _HINTS else ""
+        message = f"{error.filename or 'system'}: {error.strerror or error}{hint}"
+        _show_error(printable(" ".join(message.split())))
         sys.exit(1)
     except MemoryError:
         _show_error("there is not enough memory")
         sys.exit(1)
     except Stopped as stopped:
-        print(f"\nsocialtag: {stopped}; run the same command again to go on", file=sys.stderr)
+        print(f"\nsocialtag: {stopped}; {GO_ON}", file=sys.stderr)
         sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        print("\nsocialtag: interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nsocialtag: interrupted; {interrupt.args[0] if interrupt.args else START_OVER}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         # Everything of ours is closed; a compilation that XLA is still at would crash the interpreter's orderly end.
@@ -82,6 +100,9 @@ def _show_error(message: str) -> None:
 
 def _run(arguments: list[str]) -> int:
     parser, train = _parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
     if arguments[:1] == ["train"] and {"-h", "--help"} & set(arguments):
         return training.train_help(train, arguments[1:])
     options, rest = parser.parse_known_args(arguments)
@@ -91,14 +112,21 @@ def _run(arguments: list[str]) -> int:
     if options.command in ("train", "sweep"):
         options.overrides = rest
     elif rest:
-        parser.error(f"unknown arguments: {' '.join(rest)} (see: socialtag {options.command} --help)")
-    return options.run(options)
+        raise UsageError(
+            f"unknown arguments: {' '.join(rest)}",
+            where=options.command,
+            hint=f"see socialtag {options.command} --help",
+        )
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(options.interrupted) from None
 
 
 def _parser() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     from socialtag_jax import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="socialtag",
         description="Train a photo-tag predictor on your own tagged photos, and use it.",
         epilog="`socialtag COMMAND --help` has examples. Exit codes: 0 done, or stopped by SIGTERM and ready to go on; "

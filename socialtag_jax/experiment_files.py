@@ -7,7 +7,9 @@ fields (`--optimizer.learning-rate 3e-4`), and the resolved result goes to the r
 import dataclasses
 import json
 import math
+import os
 import runpy
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -36,7 +38,8 @@ def load_experiment(path: Path) -> Experiment:
     except UserError as error:
         raise type(error)(error.what, where=f"{path}: {error.where or 'error'}", hint=error.hint) from error
     except Exception as error:
-        raise UserError(f"the experiment file fails: {type(error).__name__}: {error}", where=path) from error
+        hint = "correct it; the fields of an experiment are those that `socialtag train EXPERIMENT --help` lists"
+        raise UserError(f"the experiment file fails: {type(error).__name__}: {error}", where=path, hint=hint) from error
     if not isinstance(found, Experiment):
         raise UserError(
             "assigns no Experiment to the name `experiment`",
@@ -58,6 +61,10 @@ def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> 
     """Applies command-line overrides; exits with code 2 on unknown flags, and with 0 after `--help`."""
     import tyro
 
+    # It asks stdout alone, also for what it writes to stderr.
+    stream = sys.stdout if {"-h", "--help"} & set(arguments) else sys.stderr
+    if os.environ.get("NO_COLOR") or not stream.isatty():
+        tyro._experimental_options["ansi_codes"] = False
     return tyro.cli(Experiment, default=experiment, args=list(arguments), prog=prog, console_outputs=True)
 
 

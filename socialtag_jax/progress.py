@@ -25,7 +25,8 @@ def format_bytes(count: float) -> str:
 class Progress:
     """Prints `LABEL done/total (share), rate, ETA, extra` to a stream.
 
-    On a terminal the line is redrawn up to four times a second; in a log file a new line is written every ten seconds.
+    On a terminal the line is redrawn up to four times a second. In a log file the first line comes after a second, with
+    the first estimate of how long all will take, and a new one every ten seconds.
 
     Args:
       label: what is being done.
@@ -50,6 +51,7 @@ class Progress:
         self._first = done
         self._start = self._last = clock()
         self._terminal = stream.isatty()
+        self._pause = 0.25 if self._terminal else 1.0
         self._width = 0
 
     def line(self, done: int, extra: str = "") -> str:
@@ -66,8 +68,10 @@ class Progress:
     def update(self, done: int, extra: str = "") -> None:
         """Shows the line if enough time has passed since the last one."""
         now = self._clock()
-        if now - self._last >= (0.25 if self._terminal else 10.0):
+        if now - self._last >= self._pause:
             self._last = now
+            if not self._terminal:
+                self._pause = 10.0
             self._write(self.line(done, extra), end="" if self._terminal else "\n")
 
     def finish(self, done: int, extra: str = "") -> None:

@@ -242,3 +242,35 @@ def test_from_photos_to_suggestions_on_real_photos(socialtag, shared_data: Path,
     result = socialtag("predict", bundle, folder / chosen[1][0])
     assert result.code == 1
     assert "tags.txt: the file was changed" in result.err
+
+
+def test_an_error_after_a_runs_checkpoints_were_opened_is_one_line(dataset: Path, tmp_path: Path):
+    """Of a process of its own: orbax sweeps the folder in a thread, which outlives the command."""
+    experiment, run = tmp_path / "mine.py", tmp_path / "run"
+    experiment.write_text(
+        "from socialtag_jax import Experiment\nexperiment = Experiment(name='mine', weights='random')"
+    )
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    (run / "metrics.jsonl").write_text('{"kind": "validation", "step": 1}\n' * 3)
+    command = [sys.executable, "-m", "socialtag_jax.cli", "train", experiment, "--dataset", dataset, "--workdir", run]
+    result = subprocess.run([*command, "--model.input-size", "32"], capture_output=True, text=True)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "its checkpoints are gone -- restore them" in line
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("file/preview.png", "Not a directory -- a part of that path is a file"),
+        ("nowhere/preview.png", "No such file or directory -- check how it is spelt"),
+        (".", "Is a directory -- that is a folder: name a file"),
+    ],
+)
+def test_the_systems_errors_say_what_to_do(socialtag, dataset: Path, tmp_path: Path, output: str, words: str):
+    (tmp_path / "file").touch()
+    result = socialtag("preview", dataset, "--output", tmp_path / output)
+    assert result.code == 1
+    (line,) = result.err.splitlines()
+    assert words in line

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from socialtag_jax import cli
+from socialtag_jax import cli, experiment_files
+
+ROOT = Path(__file__).parents[1]
+QUICK = ROOT / "experiments" / "corel5k_quick.py"
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -31,8 +34,13 @@ def test_examples_can_be_typed(command: str):
         words = shlex.split(line)
         if "--help" in words:
             continue
-        _, rest = parser.parse_known_args(words[1:])
-        assert not rest or words[1] in ("train", "sweep"), (line, rest)
+        options, rest = parser.parse_known_args(words[1:])
+        if words[1] not in ("train", "sweep"):
+            assert not rest, line
+            continue
+        # One of the reader's own is as good as the quick one.
+        file = QUICK if options.experiment == Path("holiday.py") else ROOT / options.experiment
+        experiment_files.override(experiment_files.load_experiment(file), rest, prog="socialtag")
 
 
 @pytest.mark.parametrize(
@@ -69,3 +77,63 @@ def test_errors_are_red_where_somebody_looks(no_color: str, red: bool):
     assert said.startswith("\033[1;31msocialtag: error:\033[0m nowhere" if red else "socialtag: error: nowhere")
     plain = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert plain.stderr.startswith("socialtag: error: nowhere")
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+@pytest.mark.parametrize("arguments", [("--help",), ("--optimizer.speed", "3")])
+def test_an_experiments_fields_are_coloured_where_somebody_looks(
+    arguments: tuple[str, ...], no_color: str, coloured: bool
+):
+    """Those are tyro's, which knows nothing of NO_COLOR, and asks stdout what stderr is."""
+    program = f"""
+from pathlib import Path
+from socialtag_jax import experiment_files
+experiment = experiment_files.load_experiment(Path({str(QUICK)!r}))
+experiment_files.override(experiment, {arguments!r}, prog="socialtag")
+"""
+    ours, its = pty.openpty()
+    environment = {**os.environ, "NO_COLOR": no_color, "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=its, stderr=its, env=environment):
+        os.close(its)
+        said = "".join(iter(lambda: _read(ours), ""))
+    os.close(ours)
+    assert ("\033[" in said) == coloured
+    log = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert "\033[" not in log.stdout + log.stderr
+
+
+def _read(terminal: int) -> str:
+    """Nothing where the other side is closed, which Linux tells by an error."""
+    try:
+        return os.read(terminal, 10_000).decode()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "said"),
+    [
+        ("data.run_prepare", "prepare --source tags-csv --input a --output b", "again to go on"),
+        ("training.run_train", "train a.py --dataset b", "again to go on"),
+        ("evaluation.run_evaluate", "evaluate run --dataset b", "again to start over"),
+        (
+            "tagging.run_predict",
+            "predict a.tagger b",
+            "again to go on, if it writes a file or sidecars, or else to start",
+        ),
+        ("doctor.run_doctor", "doctor", "again to start over"),
+    ],
+)
+def test_ctrl_c_says_whether_there_is_something_to_go_on_with(module: str, line: str, said: str):
+    """Of processes of their own, which end without asking Python; the commands' work is interrupted at once."""
+    program = f"""
+import signal
+from socialtag_jax import cli
+from socialtag_jax.commands import data, doctor, evaluation, tagging, training
+{module} = lambda options: signal.raise_signal(signal.SIGINT)
+cli.main({line.split()!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr.startswith("\nsocialtag: interrupted; run the same command ")
+    assert said in ended.stderr

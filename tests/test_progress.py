@@ -32,7 +32,7 @@ def test_rate_and_eta_leave_out_what_was_done_before():
     assert progress.line(1100, "extra") == "prepare 1,100/1,100 (100%), 100 images/s, extra"
 
 
-def test_a_log_gets_a_line_every_ten_seconds():
+def test_a_log_gets_an_estimate_after_a_second_and_a_line_every_ten():
     clock, stream = Clock(), io.StringIO()
     progress = Progress("train", 100, "images", stream, clock=clock)
     for step in range(1, 101):
@@ -40,7 +40,8 @@ def test_a_log_gets_a_line_every_ten_seconds():
         progress.update(step)
     progress.finish(100)
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 3
+    assert lines[0] == "train 4/100 (4%), 4.0 images/s, ETA 24s"
+    assert [line.split("/")[0] for line in lines] == ["train 4", "train 44", "train 84", "train 100"]
     assert lines[-1].endswith("in 25s")
 
 

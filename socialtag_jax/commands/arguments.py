@@ -3,18 +3,31 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-from socialtag_jax.errors import printable
+from socialtag_jax.errors import UsageError, printable
 
 _EXAMPLES = "examples:\n"
+START_OVER = "run the same command again to start over"
+GO_ON = "run the same command again to go on"
 
 
-class _Help(argparse.HelpFormatter):
-    """Leaves the lines of examples as they are; the rest is wrapped."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Leaves the lines of examples as they are, here and in the documentation's reference; the rest is wrapped."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+        if text.startswith(_EXAMPLES):
+            return text
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors are ours: one line, and what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a `UsageError`, where argparse would print the whole usage and exit."""
+        command = self.prog.removeprefix("socialtag").strip() or None
+        raise UsageError(message, where=command, hint=f"see {self.prog} --help")
 
 
 class Commands:
@@ -28,7 +41,14 @@ class Commands:
         self._parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(
-        self, name: str, run: Callable[[argparse.Namespace], int] | None, text: str, *, examples: str, **options: Any
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int] | None,
+        text: str,
+        *,
+        examples: str,
+        interrupted: str = START_OVER,
+        **options: Any,
     ) -> argparse.ArgumentParser:
         """A command, to which its options are added.
 
@@ -37,6 +57,7 @@ class Commands:
           run: parsed command line -> exit code; None where the command's own actions say.
           text: what it does, in a line.
           examples: lines that can be typed, each indented, and what else is to be said; shown as they are.
+          interrupted: what to do after Ctrl-C.
           **options: of `ArgumentParser`.
         """
         command = self._parsers.add_parser(
@@ -48,7 +69,7 @@ class Commands:
             allow_abbrev=False,
             **options,
         )
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, interrupted=interrupted)
         return command
 
 

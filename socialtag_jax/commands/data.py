@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from socialtag_jax import storage
 from socialtag_jax.commands.arguments import (
+    GO_ON,
     Commands,
     add_allow_outside,
     add_json,
@@ -38,7 +39,11 @@ def add_prepare(commands: Commands) -> None:
     from socialtag_jax.sources import SOURCES
 
     command = commands.add(
-        "prepare", run_prepare, "Turn tagged photos into a data set of TFRecord shards.", examples=_PREPARE_EXAMPLES
+        "prepare",
+        run_prepare,
+        "Turn tagged photos into a data set of TFRecord shards.",
+        examples=_PREPARE_EXAMPLES,
+        interrupted=GO_ON,
     )
     command.add_argument(
         "--source", choices=SOURCES, required=True, help="what the input is; postcards draws a demo set"
@@ -162,7 +167,7 @@ def run_stats(options: argparse.Namespace) -> int:
         from socialtag_jax.rules import parse_balancing, parse_pruning
 
         if options.verify:
-            raise UsageError("only a prepared data set can be verified", where="--verify")
+            raise UsageError("only a prepared data set can be verified", where="--verify", hint="leave --source out")
         source = sources.SourceOptions(
             options.source,
             storage.local_path(options.dataset),
@@ -189,7 +194,8 @@ def _verify(dataset: "Dataset") -> None:
     for problem in problems:
         log(f"socialtag: error: {problem}")
     if problems:
-        raise UserError(f"{len(problems):,} problems in {records:,} records", where=dataset.folder)
+        hint = "restore these files from a copy, or prepare the data set again"
+        raise UserError(f"{len(problems):,} problems in {records:,} records", where=dataset.folder, hint=hint)
     log(f"verified: {records:,} records are as {dataset.folder} says")
 
 

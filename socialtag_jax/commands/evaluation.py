@@ -55,7 +55,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     bundle = is_bundle(options.model)
     if bundle:
         if options.checkpoint != "best":
-            raise UsageError("a bundle has no checkpoints", where="--checkpoint")
+            raise UsageError("a bundle has no checkpoints", where="--checkpoint", hint="leave it out, or name the run")
         scorer = bundle_scorer(options.model)
     else:
         scorer = run_scorer(options.model, options.checkpoint, Devices(), log=log)

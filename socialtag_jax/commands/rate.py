@@ -64,7 +64,7 @@ def run_rate(options: argparse.Namespace) -> int:
         given = [name for name in ("dataset", "split", "photos", "seed", "study") if getattr(options, name) is not None]
         if options.bundle is not None or given:
             where = f"--{given[0]}" if given else "BUNDLE"
-            raise UsageError("belongs to a new study, not to --results", where=where)
+            raise UsageError("belongs to a new study, not to --results", where=where, hint="leave one of them out")
         return _results(_study_file(options.results), options)
     for name, value in (("--json", options.json), ("--csv", options.csv)):
         if value:

@@ -55,7 +55,8 @@ def add_serve(commands: Commands) -> None:
 def run_serve(options: argparse.Namespace) -> int:
     """A bundle -> a server, until it is asked to stop."""
     if options.max_waiting < options.max_photos:
-        raise UsageError(f"{options.max_waiting}: expected at least --max-photos", where="--max-waiting")
+        hint = f"--max-waiting {options.max_photos}, or a smaller --max-photos"
+        raise UsageError(f"{options.max_waiting}: expected at least --max-photos", where="--max-waiting", hint=hint)
     from socialtag_jax import compilation_cache
     from socialtag_jax.shards.images import LARGEST_PIXELS
     from socialtag_jax.tagger import MAX_BATCH, Tagger

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from socialtag_jax.commands.arguments import Commands, add_checkpoint, add_json, log, positive
+from socialtag_jax.commands.arguments import GO_ON, Commands, add_checkpoint, add_json, log, positive
 from socialtag_jax.errors import UsageError
 from socialtag_jax.storage import local_path, location
 
@@ -63,7 +63,8 @@ _PREDICT_EXAMPLES = """\
   socialtag predict holiday.tagger ~/Pictures --write-xmp --jsonl tags.jsonl --min-confidence 0.5
   socialtag predict holiday.tagger photo.jpg --hashtags --max-tags 8 --stop stop.txt --aliases aliases.txt
 
-Killed at any time, the same command goes on where it was, if it writes a file or sidecars.
+Killed at any time, the same command goes on where it was, if it writes a file or sidecars. Exit code 1: some photos
+could not be read, or their sidecars not be written; each is named.
 `socialtag untag ~/Pictures` takes out of the sidecars what --write-xmp put in."""
 
 
@@ -74,6 +75,7 @@ def add_predict(commands: Commands) -> None:
         run_predict,
         "Suggest tags for photos.",
         examples=_PREDICT_EXAMPLES,
+        interrupted=f"{GO_ON}, if it writes a file or sidecars, or else to start over",
     )
     command.add_argument("bundle", type=location, metavar="BUNDLE", help="an exported bundle")
     command.add_argument(
@@ -118,7 +120,8 @@ def run_predict(options: argparse.Namespace) -> int:
 
     output: Path | None = options.csv or options.jsonl
     if options.dry_run and (not options.write_xmp or output or options.json):
-        raise UsageError("shows what --write-xmp would do, and nothing else", where="--dry-run")
+        hint = "give it with --write-xmp, and without --json, --csv and --jsonl"
+        raise UsageError("shows what --write-xmp would do, and nothing else", where="--dry-run", hint=hint)
     preset = _preset(options)
     found = photo_search.find_photos(options.photos)
     if found.skipped:

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from socialtag_jax.commands.arguments import Commands, add_json, at_least_two, log, not_negative, positive
+from socialtag_jax.commands.arguments import GO_ON, Commands, add_json, at_least_two, log, not_negative, positive
 from socialtag_jax.errors import UsageError
 from socialtag_jax.storage import local_path, location
 
 _TRAIN_EXAMPLES = """\
-  socialtag train experiments/demo.py --dataset data/holiday --workdir runs/holiday --debug
+  socialtag train experiments/corel5k_quick.py --dataset data/holiday --workdir runs/holiday --debug
   socialtag train holiday.py --dataset data/holiday --workdir runs/holiday
   socialtag train holiday.py --dataset data/holiday --workdir runs/holiday --optimizer.learning-rate 3e-4
   socialtag train holiday.py --dataset data/holiday --input-only
@@ -29,6 +29,7 @@ def add_train(commands: Commands) -> argparse.ArgumentParser:
         run_train,
         "Train an experiment on a data set. Run the same command again to go on with an interrupted run.",
         examples=_TRAIN_EXAMPLES,
+        interrupted=GO_ON,
     )
     command.add_argument(
         "experiment", type=local_path, metavar="EXPERIMENT", help="an experiment file (see experiments/)"
@@ -239,6 +240,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     )
     print(json.dumps(as_json(result), ensure_ascii=False) if options.json else table(result, options.top))
     if result.interrupted:
+        log("a sweep does not go on; the features are kept, and the same command with another --output finds them")
         return 130
     sweep.require_trained(result)
     return 0

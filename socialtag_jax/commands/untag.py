@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from socialtag_jax.commands.arguments import Commands, log
+from socialtag_jax.commands.arguments import GO_ON, Commands, log
 from socialtag_jax.errors import UserError
 from socialtag_jax.storage import local_path
 
@@ -12,7 +12,8 @@ _EXAMPLES = """\
   socialtag untag ~/Pictures
   socialtag untag photo.jpg other.jpg.xmp
 
-What you or another program wrote stays as it is. A sidecar that holds nothing else is deleted."""
+What you or another program wrote stays as it is. A sidecar that holds nothing else is deleted.
+Exit code 1: some sidecars could not be read, and were left alone; each is named."""
 
 
 def add_untag(commands: Commands) -> None:
@@ -22,6 +23,7 @@ def add_untag(commands: Commands) -> None:
         run_untag,
         "Take out of XMP sidecars the tags that `predict --write-xmp` put in, and nothing else.",
         examples=_EXAMPLES,
+        interrupted=GO_ON,
     )
     command.add_argument(
         "paths", type=local_path, nargs="+", metavar="FOLDER", help="folders, as deep as they go; or photos or sidecars"

@@ -37,7 +37,7 @@ def read(path: Path) -> WeightFile:
     try:
         kind, reader = _reader(path)
     except FileNotFoundError:
-        raise UserError("no such file", where=path) from None
+        raise UserError("no such file", where=path, hint="check how it is spelt") from None
     except IsADirectoryError:
         raise UserError("is a folder, not a weight file", where=path) from None
     except PermissionError:
