@@ -11,7 +11,7 @@ import numpy as np
 
 from socialtag_jax import files, xmp
 from socialtag_jax.errors import UserError
-from socialtag_jax.journal import Journal
+from socialtag_jax.journal import Journal, file_state
 from socialtag_jax.predict import Prediction, predict
 from socialtag_jax.presentation import Choice
 from socialtag_jax.sidecars import Change, tagging
@@ -116,7 +116,8 @@ def tag(
     """What becomes of each photo, in order, as `predict` has it.
 
     A batch's sidecars are written before the journal says so: after an interruption, those of a batch may be looked at
-    again, and found as they should be. What the journal has of photos that are as they were is not done again.
+    again, and found as they should be. What the journal has of photos and sidecars that are as they were is not done
+    again.
 
     Args:
       tagger: the model.
@@ -129,7 +130,8 @@ def tag(
     """
     batches = [photos[start : start + MAX_BATCH] for start in range(0, len(photos), MAX_BATCH)]
     # Whole batches, since what a photo is scored with may change its scores' last bits.
-    known = [journal is not None and all(map(journal.has, batch)) for batch in batches]
+    states = {} if journal is None else {photo: file_state(photo) for photo in photos}
+    known = [journal is not None and all(journal.has(one, states[one]) for one in batch) for batch in batches]
     pending = [photo for batch, done in zip(batches, known, strict=True) if not done for photo in batch]
     if len(pending) < len(photos):
         log(f"going on: {len(photos) - len(pending):,} of {len(photos):,} photos are done")
@@ -147,7 +149,7 @@ def tag(
             if sidecars is not None:
                 predictions = sidecars.update(predictions, pool)
             if journal is not None:
-                journal.add(predictions)
+                journal.add(predictions, states)
             yield from predictions
         # Shows the last of the progress.
         for _ in scored:

@@ -114,6 +114,7 @@ def run_predict(options: argparse.Namespace) -> int:
     from socialtag_jax import compilation_cache, files, library, photo_search, prediction_files
     from socialtag_jax.journal import Journal
     from socialtag_jax.presentation import Presenter
+    from socialtag_jax.sidecars import sidecar_path
     from socialtag_jax.tagger import PARAMS, Tagger
 
     output: Path | None = options.csv or options.jsonl
@@ -134,7 +135,9 @@ def run_predict(options: argparse.Namespace) -> int:
         journal = None
         if (output or options.write_xmp) and not options.dry_run:
             settings = {"model": model, **vars(presentation), "write-xmp": options.write_xmp}
-            journal = stack.enter_context(Journal.open(_journal_path(output, options.photos[0]), settings))
+            beside = sidecar_path if options.write_xmp else None
+            path = _journal_path(output, options.photos[0])
+            journal = stack.enter_context(Journal.open(path, settings, sidecar=beside))
         predictions = library.tag(
             tagger,
             found.photos,
