@@ -67,7 +67,7 @@ class Sidecars:
           the predictions; those whose sidecar was left alone say why.
 
         Raises:
-          OSError: no file can be written: the disk is full, or gone.
+          OSError: no file can be written: the disk is full.
         """
         updated = []
         # A photo that is named twice has one sidecar.

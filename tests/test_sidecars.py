@@ -99,14 +99,29 @@ def test_a_dry_run_shows_what_both_would_do(socialtag, quiet_bundle: Path, tmp_p
     assert "1 would be freed of our tags; 1 that held nothing else would be deleted" in result.err
 
 
-def test_the_diff_is_one_that_patch_takes(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("old", "new"), [("", ""), ("\n", "\r\n"), ("  ", "\t"), ("golden hour", "golden\u2028hour"), ("\n", "")]
+)
+def test_the_diff_is_one_that_patch_takes(tmp_path: Path, old: str, new: str):
     path = tmp_path / "a.jpg.xmp"
-    path.write_text(packet("<dc:title/>"))
+    path.write_bytes((DARKTABLE.replace(old, new) if old else DARKTABLE).encode())
     tags = [xmp.ScoredTag("Sea", 0.5)]
     change = sidecars.tagging(tmp_path / "a.jpg", xmp.Record("f" * 64, "2026-11-26T08:00:00+00:00", tags))
-    assert "\\ No newline at end of file" in change.diff()
-    subprocess.run(["patch", "--quiet", path], input=change.diff().encode(), check=True)
+    assert ("\\ No newline at end of file" in change.diff()) == ((old, new) == ("\n", ""))
+    subprocess.run(["patch", "--quiet", "--binary", path], input=change.diff().encode(), check=True)
     assert path.read_bytes() == change.after
+
+
+def test_a_diff_commands_no_terminal(tmp_path: Path):
+    folder = tmp_path / "a\n+++ b\t"
+    folder.mkdir()
+    path = folder / "a.jpg.xmp"
+    path.write_bytes(DARKTABLE.replace("golden hour", "golden\x9b31mhour\rred").encode())
+    change = sidecars.tagging(folder / "a.jpg", xmp.Record("f" * 64, "", [xmp.ScoredTag("Sea", 0.5)]))
+    lines = change.diff().split("\n")
+    assert lines[0] == f"--- {tmp_path}/a\\n+++ b\\t/a.jpg.xmp"
+    assert lines[1].startswith("+++ ")
+    assert "      <rdf:li>golden\\x9b31mhour\\rred</rdf:li>" in lines
 
 
 def test_sidecars_that_are_left_alone(socialtag, quiet_bundle: Path, tmp_path: Path):
@@ -161,6 +176,50 @@ def test_what_another_program_writes_meanwhile_stays(tmp_path: Path):
         path.write_bytes(before)
         change.apply()
         tagged_by_us(tmp_path / "a.jpg")
+
+
+def test_what_is_read_only_stays(socialtag, quiet_bundle: Path, tmp_path: Path):
+    folder = library(tmp_path / "photos", 1) / "0"
+    path = folder / "000.png.xmp"
+    path.write_text(DARKTABLE)
+    path.chmod(0o444)
+    result = socialtag("predict", quiet_bundle, folder, "--write-xmp")
+    assert (result.code, path.read_text()) == (1, DARKTABLE)
+    assert f"socialtag: error: {path}: is read-only: left alone" in result.err
+    ours = tagged_by_us(folder / "000.jpg")
+    ours.chmod(0o444)
+    assert socialtag("untag", folder).code == 1
+    assert ours.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+def test_a_sidecar_keeps_its_owner(tmp_path: Path):
+    """A library's own user must still be able to write what root has tagged."""
+    path = tmp_path / "a.jpg.xmp"
+    path.write_text(DARKTABLE)
+    os.chown(path, 1234, 5678)
+    path.chmod(0o664)
+    tagged_by_us(tmp_path / "a.jpg")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o664)
+
+
+def test_a_sidecar_in_upper_case_is_the_one(tmp_path: Path):
+    """Beside it, another would be the same file once the photos are copied to where case does not count."""
+    upper = tmp_path / "a.jpg.XMP"
+    upper.write_text(DARKTABLE)
+    assert tagged_by_us(tmp_path / "a.jpg") == upper
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg.XMP"]
+    assert keywords(upper.read_bytes()) == ["Italy", "golden hour", "Sea"]
+    assert sidecars.find([tmp_path]) == [upper]
+    sidecars.untagging(upper).apply()
+    assert upper.read_text() == DARKTABLE
+
+
+def test_a_folder_that_is_moved_away_meanwhile(tmp_path: Path):
+    change = sidecars.tagging(tmp_path / "gone" / "a.jpg", xmp.Record("f" * 64, "", [xmp.ScoredTag("Sea", 0.5)]))
+    with pytest.raises(UserError, match="No such file or directory"):
+        change.apply()
 
 
 def test_a_photo_that_is_named_twice(socialtag, quiet_bundle: Path, tmp_path: Path):
