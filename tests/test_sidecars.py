@@ -271,8 +271,8 @@ def test_a_full_disk_ends_the_run(quiet_bundle: Path, tmp_path: Path, monkeypatc
 
 def test_lists_and_preset_by_the_command(socialtag, quiet_bundle: Path, tmp_path: Path):
     folder = library(tmp_path / "photos", 1)
-    (tmp_path / "stop.txt").write_text("SUN\nsnw\n")
-    (tmp_path / "aliases.txt").write_text("Beach = sandy beach\n")
+    (tmp_path / "stop.txt").write_text("SUN\nsnw\nUpper Class\n")
+    (tmp_path / "aliases.txt").write_text("Beach = sandy beach\nDog = Upper_Class\n")
     (tmp_path / "preset.toml").write_text(
         'hashtags = true\nthreshold = 0.4\nstop = "stop.txt"\naliases = "aliases.txt"\n'
     )

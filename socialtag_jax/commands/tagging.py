@@ -192,9 +192,14 @@ def _preset(options: argparse.Namespace) -> dict[str, Any]:
 
 def _presentation(preset: dict[str, Any], tagger: "Tagger") -> "Presentation":
     from socialtag_jax.presentation import Presentation, unknown
+    from socialtag_jax.tags import loose_key
 
-    for flag in ("stop", "aliases"):
-        for line in unknown(preset.get(flag, ()), tagger.vocabulary, preset.get(f"{flag} file")):
+    aliases: dict[str, str] = preset.get("aliases", {})
+    # What an alias shows can be stopped as well.
+    shown = set(map(loose_key, aliases.values()))
+    stop = [name for name in preset.get("stop", ()) if loose_key(name) not in shown]
+    for flag, names in (("stop", stop), ("aliases", aliases)):
+        for line in unknown(names, tagger.vocabulary, preset.get(f"{flag} file")):
             log(line)
     return Presentation(
         threshold=preset.get("threshold", tagger.threshold),
@@ -202,7 +207,7 @@ def _presentation(preset: dict[str, Any], tagger: "Tagger") -> "Presentation":
         min_confidence=preset.get("min-confidence", 0.0),
         hashtags=preset.get("hashtags", False),
         stop=preset.get("stop", []),
-        aliases=preset.get("aliases", {}),
+        aliases=aliases,
     )
 
 
