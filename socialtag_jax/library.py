@@ -1,6 +1,7 @@
 """A library of photos, tagged: each photo once, whatever interrupts, and beside each its sidecar."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -93,6 +94,8 @@ class Sidecars:
     def _change(self, prediction: Prediction) -> Change | UserError | None:
         if prediction.unreadable is not None:
             return None
+        if not os.path.lexists(prediction.path):
+            return UserError("the photo is gone", where=prediction.path)
         tags = [xmp.ScoredTag(one.display, one.confidence) for one in prediction.tags]
         try:
             change = tagging(prediction.path, xmp.Record(self._model, self._now(), tags))

@@ -150,6 +150,14 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+def sweep(paths: Iterable[Path]) -> None:
+    """Deletes the half-written sidecars that killed runs left beside `paths`, and below the folders among them."""
+    for path in paths:
+        folders = photo_search.walk_folders(path, photo_search.Skipped()) if path.is_dir() else [(path.parent, ())]
+        for folder, _ in folders:
+            files.sweep(folder)
+
+
 def _read(path: Path) -> bytes | None:
     try:
         # Through a link, the file would be replaced where the link is, or one changed that lies elsewhere.

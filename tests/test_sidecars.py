@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from socialtag_jax import Tagger, photo_search, sidecars, xmp
 from socialtag_jax.errors import UserError
 from socialtag_jax.library import Sidecars
 from socialtag_jax.library import tag as tag_library
+from socialtag_jax.predict import Prediction
 from socialtag_jax.presentation import Presentation, Presenter
+from socialtag_jax.tagger import SuggestedTag
 from tests.bundles import constant_bundle
 from tests.photos import draw, library
 from tests.sidecar_files import DARKTABLE, keywords, packet
@@ -178,6 +181,63 @@ def test_what_another_program_writes_meanwhile_stays(tmp_path: Path):
         tagged_by_us(tmp_path / "a.jpg")
 
 
+def test_bad_files_are_listed_in_the_folder_where_there_is_no_output(socialtag, quiet_bundle: Path, tmp_path: Path):
+    folder = library(tmp_path / "photos", 3, (1,))
+    (folder / "2" / "002.png.xmp").write_text("<broken")
+    rejects = folder / "socialtag-predict.rejects.csv"
+    socialtag("predict", quiet_bundle, folder, "--write-xmp", "--dry-run")
+    assert not rejects.exists()
+    result = socialtag("predict", quiet_bundle, folder, "--write-xmp")
+    assert result.code == 1
+    assert f"what could not be done is listed in {rejects}" in result.err
+    _, (photo, reason), (sidecar, why) = csv.reader(rejects.read_text().splitlines())
+    assert (photo, sidecar) == (str(folder / "1" / "001.png"), str(folder / "2" / "002.png.xmp"))
+    assert "truncated" in reason
+    assert why.startswith("not well-formed XML")
+    # Once all is well, no old list stays.
+    draw(folder / "1" / "001.png", ["red"], 1)
+    (folder / "2" / "002.png.xmp").unlink()
+    result = socialtag("predict", quiet_bundle, folder, "--write-xmp")
+    assert (result.code, rejects.exists()) == (0, False)
+    assert "listed" not in result.err
+
+
+def test_a_library_that_goes_meanwhile_is_not_called_done(
+    socialtag, quiet_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that is unplugged: what follows cannot be read, and what came before need not be done again."""
+    folder, output = library(tmp_path / "photos", 40), tmp_path / "tags.csv"
+    pixels = Tagger.pixels
+
+    def unplugged(self: Tagger, photo: Path) -> np.ndarray:
+        if photo == folder / "2" / "035.png":
+            folder.rename(tmp_path / "elsewhere")
+        return pixels(self, photo)
+
+    monkeypatch.setattr(Tagger, "pixels", unplugged)
+    result = socialtag("predict", quiet_bundle, folder, "--csv", output)
+    assert result.code == 1
+    assert f"socialtag: error: {folder}: has gone meanwhile -- bring it back" in result.err
+    assert not output.exists()
+    (tmp_path / "elsewhere").rename(folder)
+    monkeypatch.setattr(Tagger, "pixels", pixels)
+    result = socialtag("predict", quiet_bundle, folder, "--csv", output)
+    assert result.code == 0
+    assert len({row[0] for row in csv.reader(output.read_text().splitlines()[1:])}) == 40
+
+
+def test_a_photo_that_goes_meanwhile_gets_no_sidecar(quiet_bundle: Path, tmp_path: Path):
+    photo = library(tmp_path / "photos", 1) / "0" / "000.png"
+    photo.unlink()
+    lines: list[str] = []
+    beside = Sidecars("f" * 64, now=lambda: "", show=None, log=lines.append)
+    with ThreadPoolExecutor(1) as pool:
+        (after,) = beside.update([Prediction(photo, (SuggestedTag("sea", "Sea", 0.5),))], pool)
+    assert after.sidecar_left == "the photo is gone"
+    assert lines == [f"socialtag: error: {photo}: the photo is gone: left alone"]
+    assert list(photo.parent.iterdir()) == []
+
+
 def test_what_is_read_only_stays(socialtag, quiet_bundle: Path, tmp_path: Path):
     folder = library(tmp_path / "photos", 1) / "0"
     path = folder / "000.png.xmp"
@@ -245,6 +305,12 @@ def test_what_a_kill_leaves_beside_a_photo_is_cleared(socialtag, quiet_bundle: P
     assert unfinished.exists()
     socialtag("predict", quiet_bundle, folder, "--write-xmp")
     assert sorted(path.name for path in unfinished.parent.iterdir()) == ["000.png", "000.png.xmp"]
+    # Nor does it stay where the run is not gone on with.
+    unfinished.write_text("<x:xmpm")
+    socialtag("untag", folder, "--dry-run")
+    assert unfinished.exists()
+    socialtag("untag", folder)
+    assert [path.name for path in unfinished.parent.iterdir()] == ["000.png"]
 
 
 def test_a_full_disk_ends_the_run(quiet_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
