@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -18,6 +18,18 @@ from socialtag_jax.tagger import SuggestedTag
 
 _KIND = "socialtag predict"
 
+FileState = list[int]
+"""A file's size in bytes and the time of its last change, in nanoseconds; -1 each where there is none."""
+
+
+def file_state(path: Path) -> FileState:
+    """What tells whether a file has changed."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return [-1, -1]
+    return [stat.st_size, stat.st_mtime_ns]
+
 
 class Journal:
     """The journal of a run, which one process at a time has open.
@@ -26,15 +38,18 @@ class Journal:
       file: open for reading and writing, and locked.
       path: of the file.
       settings: all that the results depend on, besides the photos.
+      sidecar: a photo -> its sidecar, where the run writes those.
 
     Raises:
       UserError: the file is of a run with other settings, or no journal.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, settings: Mapping[str, Any]) -> None:
-        self._file, self._path = file, path
+    def __init__(
+        self, file: BinaryIO, path: Path, settings: Mapping[str, Any], sidecar: Callable[[Path], Path] | None
+    ) -> None:
+        self._file, self._path, self._sidecar = file, path, sidecar
         self._offsets: dict[str, int] = {}
-        self._stats: dict[str, tuple[int, int]] = {}
+        self._states: dict[str, tuple[object, object]] = {}
         header = json.dumps({"journal": _KIND, "settings": settings}, sort_keys=True)
         first = file.readline()
         if not first.endswith(b"\n"):
@@ -60,7 +75,9 @@ class Journal:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, path: Path, settings: Mapping[str, Any]) -> Iterator[Self]:
+    def open(
+        cls, path: Path, settings: Mapping[str, Any], *, sidecar: Callable[[Path], Path] | None = None
+    ) -> Iterator[Self]:
         """Opens a journal, or begins it; it stays where it is unless `finish` is called.
 
         Raises:
@@ -73,31 +90,39 @@ class Journal:
             except BlockingIOError:
                 what = "another process is at work on these photos"
                 raise UserError(what, where=path, hint="wait for it, or stop it") from None
-            yield cls(file, path, settings)
+            yield cls(file, path, settings, sidecar)
 
     def __len__(self) -> int:
         """How many photos it has, as they were then."""
         return len(self._offsets)
 
-    def has(self, photo: Path) -> bool:
-        """Whether it has a photo, and the photo's file has not changed since."""
-        known = self._stats.get(str(photo))
-        return known is not None and known == _stat(photo)
+    def has(self, photo: Path, state: FileState) -> bool:
+        """Whether it has a photo in this state, and the sidecar that was written has not changed or gone since."""
+        known = self._states.get(str(photo))
+        return known is not None and known == (state, self._sidecar_state(photo))
 
     def get(self, photo: Path) -> Prediction:
         """What became of a photo."""
         self._file.seek(self._offsets[str(photo)])
         return _decoded(_parsed(self._file.readline()))
 
-    def add(self, predictions: Iterable[Prediction]) -> None:
-        """Adds what became of some photos: all of it, or, at the worst time to be killed, the first few."""
+    def add(self, predictions: Iterable[Prediction], states: Mapping[Path, FileState]) -> None:
+        """Adds what became of some photos: all of it, or, at the worst time to be killed, the first few.
+
+        Args:
+          predictions: of the photos; their sidecars are written.
+          states: of each photo, before it was read.
+        """
         offset = self._file.seek(0, os.SEEK_END)
         lines = []
         for prediction in predictions:
-            stat = _stat(prediction.path)
-            line = json.dumps(_encoded(prediction, stat)) + "\n"
+            photo = prediction.path
+            # Of what could not be read, perhaps since it was gone just then, nothing else is known.
+            state = states[photo] if prediction.unreadable is None else file_state(photo)
+            both = state, self._sidecar_state(photo)
+            line = json.dumps(_encoded(prediction, *both)) + "\n"
             lines.append(line)
-            self._offsets[str(prediction.path)], self._stats[str(prediction.path)] = offset, stat
+            self._offsets[str(photo)], self._states[str(photo)] = offset, both
             offset += len(line)
         self._write("".join(lines))
 
@@ -112,10 +137,13 @@ class Journal:
             if not line.endswith(b"\n") or not isinstance(content.get("path"), str):
                 break
             self._offsets[content["path"]] = offset
-            self._stats[content["path"]] = (content.get("size", -1), content.get("mtime_ns", -1))
+            self._states[content["path"]] = content.get("photo"), content.get("sidecar")
             offset += len(line)
         self._file.seek(offset)
         self._file.truncate()
+
+    def _sidecar_state(self, photo: Path) -> FileState:
+        return [-1, -1] if self._sidecar is None else file_state(self._sidecar(photo))
 
     def _write(self, text: str) -> None:
         self._file.write(text.encode("ascii"))
@@ -123,15 +151,6 @@ class Journal:
 
     def _not_a_journal(self) -> UserError:
         return UserError("is in the way: it is no journal of socialtag", where=self._path, hint="move it away")
-
-
-def _stat(photo: Path) -> tuple[int, int]:
-    """A file's size in bytes and the time of its last change, in nanoseconds; -1 each where there is none any more."""
-    try:
-        stat = photo.stat()
-    except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -143,11 +162,11 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _encoded(prediction: Prediction, stat: tuple[int, int]) -> dict[str, Any]:
+def _encoded(prediction: Prediction, photo: FileState, sidecar: FileState) -> dict[str, Any]:
     return {
         "path": str(prediction.path),
-        "size": stat[0],
-        "mtime_ns": stat[1],
+        "photo": photo,
+        "sidecar": sidecar,
         "tags": [[one.tag, one.display, one.confidence] for one in prediction.tags],
         "abstained": prediction.abstained,
         "unreadable": prediction.unreadable,

@@ -1,6 +1,7 @@
 """A library of photos, tagged: each photo once, whatever interrupts, and beside each its sidecar."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 
 from socialtag_jax import files, xmp
 from socialtag_jax.errors import UserError
-from socialtag_jax.journal import Journal
+from socialtag_jax.journal import Journal, file_state
 from socialtag_jax.predict import Prediction, predict
 from socialtag_jax.presentation import Choice
 from socialtag_jax.sidecars import Change, tagging
@@ -67,7 +68,7 @@ class Sidecars:
           the predictions; those whose sidecar was left alone say why.
 
         Raises:
-          OSError: no file can be written: the disk is full, or gone.
+          OSError: no file can be written: the disk is full.
         """
         updated = []
         # A photo that is named twice has one sidecar.
@@ -93,6 +94,8 @@ class Sidecars:
     def _change(self, prediction: Prediction) -> Change | UserError | None:
         if prediction.unreadable is not None:
             return None
+        if not os.path.lexists(prediction.path):
+            return UserError("the photo is gone", where=prediction.path)
         tags = [xmp.ScoredTag(one.display, one.confidence) for one in prediction.tags]
         try:
             change = tagging(prediction.path, xmp.Record(self._model, self._now(), tags))
@@ -116,7 +119,8 @@ def tag(
     """What becomes of each photo, in order, as `predict` has it.
 
     A batch's sidecars are written before the journal says so: after an interruption, those of a batch may be looked at
-    again, and found as they should be. What the journal has of photos that are as they were is not done again.
+    again, and found as they should be. What the journal has of photos and sidecars that are as they were is not done
+    again.
 
     Args:
       tagger: the model.
@@ -129,7 +133,8 @@ def tag(
     """
     batches = [photos[start : start + MAX_BATCH] for start in range(0, len(photos), MAX_BATCH)]
     # Whole batches, since what a photo is scored with may change its scores' last bits.
-    known = [journal is not None and all(map(journal.has, batch)) for batch in batches]
+    states = {} if journal is None else {photo: file_state(photo) for photo in photos}
+    known = [journal is not None and all(journal.has(one, states[one]) for one in batch) for batch in batches]
     pending = [photo for batch, done in zip(batches, known, strict=True) if not done for photo in batch]
     if len(pending) < len(photos):
         log(f"going on: {len(photos) - len(pending):,} of {len(photos):,} photos are done")
@@ -147,7 +152,7 @@ def tag(
             if sidecars is not None:
                 predictions = sidecars.update(predictions, pool)
             if journal is not None:
-                journal.add(predictions)
+                journal.add(predictions, states)
             yield from predictions
         # Shows the last of the progress.
         for _ in scored:

@@ -107,17 +107,27 @@ def walk(folder: Path, skipped: Skipped) -> Iterator[Path]:
     Raises:
       UserError: a folder cannot be read.
     """
+    for parent, names in walk_folders(folder, skipped):
+        for name in names:
+            if name.startswith("."):
+                skipped.hidden += 1
+            else:
+                yield parent / name
+
+
+def walk_folders(folder: Path, skipped: Skipped) -> Iterator[tuple[Path, Sequence[str]]]:
+    """A folder and all below it, but for what `Skipped` counts, each with the names of its files.
+
+    Raises:
+      UserError: as `walk`.
+    """
     for parent, folders, names in os.walk(folder, onerror=_refuse):
         searched = [name for name in folders if not name.startswith(".") and name.lower() not in NOT_SEARCHED]
         skipped.hidden += len(folders) - len(searched)
         # `os.walk` lists links to folders, and does not follow them.
         skipped.links += sum(Path(parent, name).is_symlink() for name in searched)
         folders[:] = searched
-        for name in names:
-            if name.startswith("."):
-                skipped.hidden += 1
-            else:
-                yield Path(parent, name)
+        yield Path(parent), names
 
 
 def _refuse(error: OSError) -> None:

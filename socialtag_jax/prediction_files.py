@@ -60,18 +60,26 @@ def rejects_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.rejects.csv")
 
 
-def write_rejects(predictions: Iterable[Prediction], path: Path) -> None:
-    """Writes one row for each file that could not be read or was left alone: path and reason."""
+def write_rejects(predictions: Iterable[Prediction], path: Path) -> int:
+    """Writes one row for each file that could not be read or was left alone: path and reason.
+
+    Returns:
+      how many.
+    """
+    number = 0
 
     def rows() -> Iterator[tuple[object, ...]]:
+        nonlocal number
         yield "path", "reason"
         for prediction in predictions:
+            number += (prediction.unreadable is not None) + (prediction.sidecar_left is not None)
             if prediction.unreadable is not None:
                 yield prediction.path, prediction.unreadable
             if prediction.sidecar_left is not None:
                 yield sidecars.sidecar_path(prediction.path), prediction.sidecar_left
 
     _write_rows(rows(), path)
+    return number
 
 
 def _write_rows(rows: Iterable[tuple[object, ...]], path: Path) -> None:

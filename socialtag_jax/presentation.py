@@ -31,7 +31,8 @@ class Presentation:
       min_confidence: a photo whose best tag is under it gets none: rather nothing than nonsense.
       hashtags: as `#NewYork`: see `hashtag`.
       stop: tags never to show.
-      aliases: tag -> what to show instead of it; several that become one count once, with the highest confidence.
+      aliases: tag -> what to show instead of it; several that become one count once, with the highest confidence, and
+        in the first one's spelling.
     """
 
     threshold: float
@@ -61,7 +62,11 @@ class Presenter:
     def __init__(self, vocabulary: TagVocabulary, presentation: Presentation) -> None:
         self._presentation = presentation
         stop = {loose_key(name) for name in presentation.stop}
-        aliases = {loose_key(name): shown for name, shown in presentation.aliases.items()}
+        # All that becomes one tag, a tag of the model's included, is spelt as the first alias has it.
+        spelling = {loose_key(shown): shown for shown in reversed(presentation.aliases.values())}
+        aliases = spelling | {
+            loose_key(name): spelling[loose_key(shown)] for name, shown in presentation.aliases.items()
+        }
         self._shown: list[tuple[str, str] | None] = []
         for tag, display in zip(vocabulary.tags, vocabulary.displays, strict=True):
             alias = aliases.get(loose_key(tag))
@@ -113,12 +118,13 @@ _IN_HASHTAGS = frozenset(
 
 
 def read_aliases(path: Path) -> dict[str, str]:
-    """Reads a list of aliases: `written = shown` a line.
+    """Reads a list of aliases: `written = shown` a line; what is shown may have an alias in its turn.
 
     Raises:
-      UserError: it cannot be read, or a line has another form, or a tag twice.
+      UserError: it cannot be read, or a line has another form, or a tag twice; aliases that lead in a circle.
     """
     aliases: dict[str, str] = {}
+    shown_for: dict[str, str] = {}
     for number, line in enumerate(read_list(path), start=1):
         if not line.strip():
             continue
@@ -126,10 +132,22 @@ def read_aliases(path: Path) -> dict[str, str]:
         written, equals, shown = line.partition("=")
         if not equals or not normalise_tag(written) or not normalise_tag(shown):
             raise UserError(f"{line!r}: expected a tag and what to show instead", where=where, hint="nyc = New York")
-        if loose_key(written) in map(loose_key, aliases):
+        if loose_key(written) in shown_for:
             raise UserError(f"the tag {written.strip()!r} stands in an earlier line too", where=where)
-        aliases[written.strip()] = shown.strip()
-    return aliases
+        aliases[written.strip()] = shown_for[loose_key(written)] = shown.strip()
+    return {written: _last_shown(written, shown_for, path) for written in aliases}
+
+
+def _last_shown(written: str, shown_for: Mapping[str, str], where: Path) -> str:
+    """Where a tag's aliases lead; one that only spells a tag otherwise leads no further."""
+    key, passed = loose_key(written), list[str]()
+    while (shown := shown_for[key]) and loose_key(shown) != key:
+        passed.append(key)
+        if (key := loose_key(shown)) in passed:
+            raise UserError(f"the aliases of {written!r} lead in a circle", where=where)
+        if key not in shown_for:
+            break
+    return shown
 
 
 def read_stop(path: Path) -> list[str]:

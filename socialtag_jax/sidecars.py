@@ -5,10 +5,11 @@ Lightroom's `PHOTO.xmp` belongs to raw files alone (of a JPEG, Lightroom reads o
 the same file for `PHOTO.jpg`, `PHOTO.png` and the raw file that they were made from: such a file is never touched.
 """
 
+import contextlib
 import difflib
 import errno
 import os
-import shutil
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,8 +20,14 @@ from socialtag_jax.errors import UsageError, UserError, printable
 
 SUFFIX = ".xmp"
 
-_OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.EISDIR)
+_OF_ONE_FILE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.EISDIR),
+    # A folder that was moved away, and a bad sector.
+    *(errno.ENOENT, errno.ENOTDIR, errno.EIO),
+)
 """What may be wrong with one file, and right with the next."""
+
+_SHOWN_AS_THEY_ARE = re.compile("(\t|\r?\n)")
 
 
 @dataclass(frozen=True)
@@ -41,38 +48,51 @@ class Change:
 
         Raises:
           UserError: this one file cannot be written, or is not as it was.
-          OSError: no file can: the disk is full, or gone.
+          OSError: no file can: the disk is full.
         """
         if not self.is_needed:
             return
         if _read(self.path) != self.before:
             raise UserError("was changed by another program just now", where=self.path, hint="run the command again")
         try:
+            # A file that is replaced need not be writable; whoever made it read-only meant it.
+            status = None if self.before is None else self.path.stat()
+            if status is not None and not (status.st_mode & 0o222 and os.access(self.path, os.W_OK)):
+                raise UserError("is read-only", where=self.path)
             if self.after is None:
                 self.path.unlink()
                 return
             with files.atomic_path(self.path) as temporary:
                 temporary.write_bytes(self.after)
-                if self.before is not None:
-                    shutil.copymode(self.path, temporary)
+                if status is not None:
+                    _give(temporary, status)
         except OSError as error:
             raise _of_one_file(error, self.path) from error
 
     def diff(self) -> str:
-        """A unified diff; "" where nothing changes."""
+        """A unified diff; "" where nothing changes.
+
+        It is what `patch --binary` takes, but for characters that would command a terminal: those are escaped.
+        """
         if not self.is_needed:
             return ""
         contents = (self.before, self.after)
         before, after = (_lines(content) for content in contents)
-        old_name, new_name = (os.devnull if content is None else str(self.path) for content in contents)
+        name = str(self.path).replace("\n", "\\n").replace("\t", "\\t")
+        old_name, new_name = (os.devnull if content is None else name for content in contents)
         lines = difflib.unified_diff(before, after, old_name, new_name)
         ended = (line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-        return printable("".join(ended).replace("\r\n", "\n"))
+        parts = _SHOWN_AS_THEY_ARE.split("".join(ended))
+        return "".join(part if number % 2 else printable(part) for number, part in enumerate(parts))
 
 
 def sidecar_path(photo: Path) -> Path:
-    """A photo's sidecar."""
-    return photo.with_name(photo.name + SUFFIX)
+    """A photo's sidecar: `PHOTO.jpg.xmp`, unless there is a `PHOTO.jpg.XMP` alone.
+
+    Two that differ in case would be one file where case does not count.
+    """
+    usual, upper = (photo.with_name(photo.name + suffix) for suffix in (SUFFIX, SUFFIX.upper()))
+    return upper if os.path.lexists(upper) and not os.path.lexists(usual) else usual
 
 
 def tagging(photo: Path, record: xmp.Record) -> Change:
@@ -130,6 +150,14 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+def sweep(paths: Iterable[Path]) -> None:
+    """Deletes the half-written sidecars that killed runs left beside `paths`, and below the folders among them."""
+    for path in paths:
+        folders = photo_search.walk_folders(path, photo_search.Skipped()) if path.is_dir() else [(path.parent, ())]
+        for folder, _ in folders:
+            files.sweep(folder)
+
+
 def _read(path: Path) -> bytes | None:
     try:
         # Through a link, the file would be replaced where the link is, or one changed that lies elsewhere.
@@ -142,6 +170,17 @@ def _read(path: Path) -> bytes | None:
         raise _of_one_file(error, path) from error
 
 
+def _give(path: Path, status: os.stat_result) -> None:
+    """Gives a file the owner, as far as we may, the group and the mode of the one that it takes the place of."""
+    own = path.stat()
+    if own.st_uid != status.st_uid:
+        with contextlib.suppress(PermissionError):
+            os.chown(path, status.st_uid, -1)
+    if own.st_gid != status.st_gid:
+        os.chown(path, -1, status.st_gid)
+    path.chmod(stat.S_IMODE(status.st_mode))
+
+
 def _of_one_file(error: OSError, path: Path) -> Exception:
     return UserError(str(error.strerror), where=path) if error.errno in _OF_ONE_FILE else error
 
@@ -149,5 +188,6 @@ def _of_one_file(error: OSError, path: Path) -> Exception:
 def _lines(content: bytes | None) -> list[str]:
     if content is None:
         return []
-    text = xml_tree.decode(content)[0].decode()
-    return text.splitlines(keepends=True)
+    # str.splitlines would break lines at characters that only end a line to itself.
+    *lines, last = xml_tree.decode(content)[0].decode().split("\n")
+    return [*(f"{line}\n" for line in lines), *([last] if last else [])]

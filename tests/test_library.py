@@ -1,6 +1,7 @@
 """Tagging a library: killed at any instant and run again, it ends with the same files; sidecars come and go."""
 
 import io
+import itertools
 import os
 import random
 import re
@@ -16,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from socialtag_jax import Tagger, photo_search, predict
+from socialtag_jax import Tagger, photo_search, predict, sidecars
 from socialtag_jax.errors import UserError
-from socialtag_jax.journal import Journal
+from socialtag_jax.journal import Journal, file_state
+from socialtag_jax.library import Sidecars
 from socialtag_jax.library import tag as tag_library
 from socialtag_jax.predict import Prediction
 from socialtag_jax.presentation import Choice, Presentation, Presenter
@@ -125,6 +127,48 @@ def test_changed_photos_are_looked_at_again(bundle: Path, tmp_path: Path):
     assert [[tag.tag for tag in one.tags] for one in found] == [[tag.tag for tag in one.tags] for one in fresh]
 
 
+def test_sidecars_that_changed_or_went_are_written_again(bundle: Path, tmp_path: Path):
+    """A killed run, `untag`, and the same run once more: what the journal calls done has lost its tags."""
+    folder, tagger = library(tmp_path / "photos", 3 * MAX_BATCH), Tagger.load(bundle)
+    found = photo_search.find_photos([folder]).photos
+
+    def run(stop_after: int | None = None) -> list[str]:
+        lines: list[str] = []
+        beside = Sidecars("f" * 64, now=lambda: "", show=None, log=pytest.fail)
+        with Journal.open(tmp_path / "journal", SETTINGS, sidecar=sidecars.sidecar_path) as journal:
+            predictions = tag_library(
+                tagger,
+                found,
+                choose=Presenter(tagger.vocabulary, Presentation(0.0, 3)).choose,
+                journal=journal,
+                sidecars=beside,
+                log=lines.append,
+                stream=io.StringIO(),
+            )
+            for _ in itertools.islice(predictions, stop_after):
+                pass
+        return lines
+
+    assert run(2 * MAX_BATCH) == []
+    for photo in found[:3]:
+        sidecars.untagging(sidecars.sidecar_path(photo)).apply()
+    assert run() == [f"going on: {MAX_BATCH} of {3 * MAX_BATCH} photos are done"]
+    assert all(sidecars.sidecar_path(photo).exists() for photo in found)
+    # Nothing is left to do, and nothing is done.
+    assert run() == [f"going on: {3 * MAX_BATCH} of {3 * MAX_BATCH} photos are done"]
+
+
+def test_a_photo_that_changes_while_it_is_scored_is_looked_at_again(tmp_path: Path):
+    photo, settings = tmp_path / "a.png", {"threshold": 0.0}
+    draw(photo, ["red"], 0)
+    before = file_state(photo)
+    photo.write_bytes(b"another photo")
+    with Journal.open(tmp_path / "journal", settings) as journal:
+        journal.add([Prediction(photo, ())], {photo: before})
+    with Journal.open(tmp_path / "journal", settings) as journal:
+        assert not journal.has(photo, file_state(photo))
+
+
 def test_a_journal_of_another_run(tmp_path: Path):
     path = tmp_path / "tags.csv.journal"
     with Journal.open(path, {"threshold": 0.3, "stop": ["a"]}) as journal:
@@ -133,13 +177,16 @@ def test_a_journal_of_another_run(tmp_path: Path):
             Journal.open(path, {"threshold": 0.3, "stop": ["a"]}),
         ):
             pass
-        journal.add([Prediction(Path("a\udcff.png"), (SuggestedTag("x", "X", 0.1 + 0.2),), abstained=True)])
+        photo = Path("a\udcff.png")
+        journal.add([Prediction(photo, (SuggestedTag("x", "X", 0.1 + 0.2),), abstained=True)], {photo: [7, 8]})
     with pytest.raises(UserError, match="had other settings: stop, threshold"), Journal.open(path, {"threshold": 0.4}):
         pass
     with Journal.open(path, {"threshold": 0.3, "stop": ["a"]}) as journal:
-        expected = Prediction(Path("a\udcff.png"), (SuggestedTag("x", "X", 0.1 + 0.2),), abstained=True)
-        assert journal.get(Path("a\udcff.png")) == expected
-        assert not journal.has(Path("b.png"))
+        expected = Prediction(photo, (SuggestedTag("x", "X", 0.1 + 0.2),), abstained=True)
+        assert journal.get(photo) == expected
+        assert journal.has(photo, [7, 8])
+        assert not journal.has(photo, [7, 9])
+        assert not journal.has(Path("b.png"), [7, 8])
     for other in (b"my notes\n", b"{}\n", b'{"journal": "mine"}', b"[" * 100_000 + b"\n"):
         path.write_bytes(other)
         with pytest.raises(UserError, match="is no journal of socialtag"), Journal.open(path, SETTINGS):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from socialtag_jax import presentation
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.presentation import Presentation, Presenter, hashtag, read_aliases, read_preset, read_stop, unknown
 from socialtag_jax.tags import TagVocabulary, loose_key
@@ -18,8 +19,8 @@ SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.95], np.float32)
 
 def shown(**how: object) -> list[str]:
     settings = {"threshold": 0.5, "max_tags": 15, **how}
-    presentation = Presentation(**settings)  # pyright: ignore[reportArgumentType]
-    return [one.display for one in Presenter(VOCABULARY, presentation).choose(SCORES).tags]
+    chosen = Presentation(**settings)  # pyright: ignore[reportArgumentType]
+    return [one.display for one in Presenter(VOCABULARY, chosen).choose(SCORES).tags]
 
 
 def test_most_confident_first_over_the_threshold():
@@ -43,6 +44,34 @@ def test_aliases_become_one():
         ("ocean", "Ocean"),
     ]
     assert tags[2].confidence == pytest.approx(0.8)
+
+
+def test_a_tag_has_one_spelling_whichever_of_its_aliases_is_surer():
+    aliases = {"beach": "new_York", "sea": "NEW YORK"}
+    for scores in ([0.9, 0.8, 0, 0, 0.7, 0], [0.7, 0.8, 0, 0, 0.9, 0], [0.7, 0.9, 0, 0, 0.8, 0]):
+        chosen = Presenter(VOCABULARY, Presentation(0.5, 15, aliases=aliases)).choose(np.array(scores, np.float32))
+        assert [(one.tag, one.display) for one in chosen.tags] == [("new_york", "new_York")]
+        assert chosen.tags[0].confidence == pytest.approx(0.9)
+
+
+def test_aliases_of_aliases(tmp_path: Path):
+    path = tmp_path / "aliases.txt"
+    path.write_text("nyc = New York\nnew_york = NewYorkCity\nBEACH=beach\nstrand=Beach\n")
+    expected = {"nyc": "NewYorkCity", "new_york": "NewYorkCity", "BEACH": "beach", "strand": "beach"}
+    assert read_aliases(path) == expected
+    path.write_text("sea = Beach\na = b\nb = c\nc = A\n")
+    with pytest.raises(UserError, match="the aliases of 'a' lead in a circle"):
+        read_aliases(path)
+
+
+def test_thousands_of_aliases_are_read_in_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A name's key is made a few times, not once for each of the lines before it."""
+    calls = []
+    monkeypatch.setattr(presentation, "loose_key", lambda text: calls.append(text) or loose_key(text))
+    path = tmp_path / "aliases.txt"
+    path.write_text("".join(f"tag{number} = other\n" for number in range(3000)))
+    assert len(read_aliases(path)) == 3000
+    assert len(calls) <= 10 * 3000
 
 
 def test_what_an_alias_shows_can_be_stopped_too():

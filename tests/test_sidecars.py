@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from socialtag_jax import Tagger, photo_search, sidecars, xmp
 from socialtag_jax.errors import UserError
 from socialtag_jax.library import Sidecars
 from socialtag_jax.library import tag as tag_library
+from socialtag_jax.predict import Prediction
 from socialtag_jax.presentation import Presentation, Presenter
+from socialtag_jax.tagger import SuggestedTag
 from tests.bundles import constant_bundle
 from tests.photos import draw, library
 from tests.sidecar_files import DARKTABLE, keywords, packet
@@ -99,14 +102,29 @@ def test_a_dry_run_shows_what_both_would_do(socialtag, quiet_bundle: Path, tmp_p
     assert "1 would be freed of our tags; 1 that held nothing else would be deleted" in result.err
 
 
-def test_the_diff_is_one_that_patch_takes(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("old", "new"), [("", ""), ("\n", "\r\n"), ("  ", "\t"), ("golden hour", "golden\u2028hour"), ("\n", "")]
+)
+def test_the_diff_is_one_that_patch_takes(tmp_path: Path, old: str, new: str):
     path = tmp_path / "a.jpg.xmp"
-    path.write_text(packet("<dc:title/>"))
+    path.write_bytes((DARKTABLE.replace(old, new) if old else DARKTABLE).encode())
     tags = [xmp.ScoredTag("Sea", 0.5)]
     change = sidecars.tagging(tmp_path / "a.jpg", xmp.Record("f" * 64, "2026-11-26T08:00:00+00:00", tags))
-    assert "\\ No newline at end of file" in change.diff()
-    subprocess.run(["patch", "--quiet", path], input=change.diff().encode(), check=True)
+    assert ("\\ No newline at end of file" in change.diff()) == ((old, new) == ("\n", ""))
+    subprocess.run(["patch", "--quiet", "--binary", path], input=change.diff().encode(), check=True)
     assert path.read_bytes() == change.after
+
+
+def test_a_diff_commands_no_terminal(tmp_path: Path):
+    folder = tmp_path / "a\n+++ b\t"
+    folder.mkdir()
+    path = folder / "a.jpg.xmp"
+    path.write_bytes(DARKTABLE.replace("golden hour", "golden\x9b31mhour\rred").encode())
+    change = sidecars.tagging(folder / "a.jpg", xmp.Record("f" * 64, "", [xmp.ScoredTag("Sea", 0.5)]))
+    lines = change.diff().split("\n")
+    assert lines[0] == f"--- {tmp_path}/a\\n+++ b\\t/a.jpg.xmp"
+    assert lines[1].startswith("+++ ")
+    assert "      <rdf:li>golden\\x9b31mhour\\rred</rdf:li>" in lines
 
 
 def test_sidecars_that_are_left_alone(socialtag, quiet_bundle: Path, tmp_path: Path):
@@ -163,6 +181,107 @@ def test_what_another_program_writes_meanwhile_stays(tmp_path: Path):
         tagged_by_us(tmp_path / "a.jpg")
 
 
+def test_bad_files_are_listed_in_the_folder_where_there_is_no_output(socialtag, quiet_bundle: Path, tmp_path: Path):
+    folder = library(tmp_path / "photos", 3, (1,))
+    (folder / "2" / "002.png.xmp").write_text("<broken")
+    rejects = folder / "socialtag-predict.rejects.csv"
+    socialtag("predict", quiet_bundle, folder, "--write-xmp", "--dry-run")
+    assert not rejects.exists()
+    result = socialtag("predict", quiet_bundle, folder, "--write-xmp")
+    assert result.code == 1
+    assert f"what could not be done is listed in {rejects}" in result.err
+    _, (photo, reason), (sidecar, why) = csv.reader(rejects.read_text().splitlines())
+    assert (photo, sidecar) == (str(folder / "1" / "001.png"), str(folder / "2" / "002.png.xmp"))
+    assert "truncated" in reason
+    assert why.startswith("not well-formed XML")
+    # Once all is well, no old list stays.
+    draw(folder / "1" / "001.png", ["red"], 1)
+    (folder / "2" / "002.png.xmp").unlink()
+    result = socialtag("predict", quiet_bundle, folder, "--write-xmp")
+    assert (result.code, rejects.exists()) == (0, False)
+    assert "listed" not in result.err
+
+
+def test_a_library_that_goes_meanwhile_is_not_called_done(
+    socialtag, quiet_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that is unplugged: what follows cannot be read, and what came before need not be done again."""
+    folder, output = library(tmp_path / "photos", 40), tmp_path / "tags.csv"
+    pixels = Tagger.pixels
+
+    def unplugged(self: Tagger, photo: Path) -> np.ndarray:
+        if photo == folder / "2" / "035.png":
+            folder.rename(tmp_path / "elsewhere")
+        return pixels(self, photo)
+
+    monkeypatch.setattr(Tagger, "pixels", unplugged)
+    result = socialtag("predict", quiet_bundle, folder, "--csv", output)
+    assert result.code == 1
+    assert f"socialtag: error: {folder}: has gone meanwhile -- bring it back" in result.err
+    assert not output.exists()
+    (tmp_path / "elsewhere").rename(folder)
+    monkeypatch.setattr(Tagger, "pixels", pixels)
+    result = socialtag("predict", quiet_bundle, folder, "--csv", output)
+    assert result.code == 0
+    assert len({row[0] for row in csv.reader(output.read_text().splitlines()[1:])}) == 40
+
+
+def test_a_photo_that_goes_meanwhile_gets_no_sidecar(quiet_bundle: Path, tmp_path: Path):
+    photo = library(tmp_path / "photos", 1) / "0" / "000.png"
+    photo.unlink()
+    lines: list[str] = []
+    beside = Sidecars("f" * 64, now=lambda: "", show=None, log=lines.append)
+    with ThreadPoolExecutor(1) as pool:
+        (after,) = beside.update([Prediction(photo, (SuggestedTag("sea", "Sea", 0.5),))], pool)
+    assert after.sidecar_left == "the photo is gone"
+    assert lines == [f"socialtag: error: {photo}: the photo is gone: left alone"]
+    assert list(photo.parent.iterdir()) == []
+
+
+def test_what_is_read_only_stays(socialtag, quiet_bundle: Path, tmp_path: Path):
+    folder = library(tmp_path / "photos", 1) / "0"
+    path = folder / "000.png.xmp"
+    path.write_text(DARKTABLE)
+    path.chmod(0o444)
+    result = socialtag("predict", quiet_bundle, folder, "--write-xmp")
+    assert (result.code, path.read_text()) == (1, DARKTABLE)
+    assert f"socialtag: error: {path}: is read-only: left alone" in result.err
+    ours = tagged_by_us(folder / "000.jpg")
+    ours.chmod(0o444)
+    assert socialtag("untag", folder).code == 1
+    assert ours.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+def test_a_sidecar_keeps_its_owner(tmp_path: Path):
+    """A library's own user must still be able to write what root has tagged."""
+    path = tmp_path / "a.jpg.xmp"
+    path.write_text(DARKTABLE)
+    os.chown(path, 1234, 5678)
+    path.chmod(0o664)
+    tagged_by_us(tmp_path / "a.jpg")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o664)
+
+
+def test_a_sidecar_in_upper_case_is_the_one(tmp_path: Path):
+    """Beside it, another would be the same file once the photos are copied to where case does not count."""
+    upper = tmp_path / "a.jpg.XMP"
+    upper.write_text(DARKTABLE)
+    assert tagged_by_us(tmp_path / "a.jpg") == upper
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg.XMP"]
+    assert keywords(upper.read_bytes()) == ["Italy", "golden hour", "Sea"]
+    assert sidecars.find([tmp_path]) == [upper]
+    sidecars.untagging(upper).apply()
+    assert upper.read_text() == DARKTABLE
+
+
+def test_a_folder_that_is_moved_away_meanwhile(tmp_path: Path):
+    change = sidecars.tagging(tmp_path / "gone" / "a.jpg", xmp.Record("f" * 64, "", [xmp.ScoredTag("Sea", 0.5)]))
+    with pytest.raises(UserError, match="No such file or directory"):
+        change.apply()
+
+
 def test_a_photo_that_is_named_twice(socialtag, quiet_bundle: Path, tmp_path: Path):
     photo = library(tmp_path / "photos", 1) / "0" / "000.png"
     result = socialtag("predict", quiet_bundle, *[photo] * 9, "--write-xmp", "--max-tags", 1)
@@ -186,6 +305,12 @@ def test_what_a_kill_leaves_beside_a_photo_is_cleared(socialtag, quiet_bundle: P
     assert unfinished.exists()
     socialtag("predict", quiet_bundle, folder, "--write-xmp")
     assert sorted(path.name for path in unfinished.parent.iterdir()) == ["000.png", "000.png.xmp"]
+    # Nor does it stay where the run is not gone on with.
+    unfinished.write_text("<x:xmpm")
+    socialtag("untag", folder, "--dry-run")
+    assert unfinished.exists()
+    socialtag("untag", folder)
+    assert [path.name for path in unfinished.parent.iterdir()] == ["000.png"]
 
 
 def test_a_full_disk_ends_the_run(quiet_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -212,8 +337,8 @@ def test_a_full_disk_ends_the_run(quiet_bundle: Path, tmp_path: Path, monkeypatc
 
 def test_lists_and_preset_by_the_command(socialtag, quiet_bundle: Path, tmp_path: Path):
     folder = library(tmp_path / "photos", 1)
-    (tmp_path / "stop.txt").write_text("SUN\nsnw\n")
-    (tmp_path / "aliases.txt").write_text("Beach = sandy beach\n")
+    (tmp_path / "stop.txt").write_text("SUN\nsnw\nUpper Class\n")
+    (tmp_path / "aliases.txt").write_text("Beach = sandy beach\nDog = Upper_Class\n")
     (tmp_path / "preset.toml").write_text(
         'hashtags = true\nthreshold = 0.4\nstop = "stop.txt"\naliases = "aliases.txt"\n'
     )

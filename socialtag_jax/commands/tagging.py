@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from socialtag_jax.commands.arguments import GO_ON, Commands, add_checkpoint, add_json, log, positive
-from socialtag_jax.errors import UsageError
+from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.storage import local_path, location
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from socialtag_jax.journal import Journal
     from socialtag_jax.library import Counts
     from socialtag_jax.presentation import Presentation
     from socialtag_jax.tagger import Tagger
@@ -113,9 +116,10 @@ def add_predict(commands: Commands) -> None:
 
 def run_predict(options: argparse.Namespace) -> int:
     """Photos -> suggested tags."""
-    from socialtag_jax import compilation_cache, files, library, photo_search, prediction_files
+    from socialtag_jax import compilation_cache, library, photo_search, prediction_files
     from socialtag_jax.journal import Journal
     from socialtag_jax.presentation import Presenter
+    from socialtag_jax.sidecars import sidecar_path
     from socialtag_jax.tagger import PARAMS, Tagger
 
     output: Path | None = options.csv or options.jsonl
@@ -137,7 +141,9 @@ def run_predict(options: argparse.Namespace) -> int:
         journal = None
         if (output or options.write_xmp) and not options.dry_run:
             settings = {"model": model, **vars(presentation), "write-xmp": options.write_xmp}
-            journal = stack.enter_context(Journal.open(_journal_path(output, options.photos[0]), settings))
+            beside = sidecar_path if options.write_xmp else None
+            path = _journal_path(output, options.photos[0])
+            journal = stack.enter_context(Journal.open(path, settings, sidecar=beside))
         predictions = library.tag(
             tagger,
             found.photos,
@@ -147,6 +153,7 @@ def run_predict(options: argparse.Namespace) -> int:
             log=log,
             stream=sys.stderr,
         )
+        folders = [path for path in options.photos if path.is_dir()]
         results = []
         for prediction in predictions:
             counts.add(prediction)
@@ -157,18 +164,33 @@ def run_predict(options: argparse.Namespace) -> int:
             else:
                 # At once: whoever reads along need not wait for the last photo.
                 print(prediction_files.as_text(prediction), flush=True)
+        for path in folders:
+            if not path.is_dir():
+                raise UserError("has gone meanwhile", where=path, hint="bring it back and run the same command again")
         if options.json:
             print(json.dumps(results, ensure_ascii=False))
-        if output is not None and journal is not None:
-            rejects = prediction_files.rejects_path(output)
-            files.sweep(output.parent)
-            prediction_files.write_rejects(map(journal.get, found.photos), rejects)
-            read = (one for one in map(journal.get, found.photos) if one.unreadable is None)
-            (prediction_files.write_csv if options.csv else prediction_files.write_jsonl)(read, output)
-            log(f"written to {output}; what could not be done, to {rejects}")
         if journal is not None:
+            _write(options, journal, found.photos, output)
             journal.finish()
     return _report(counts)
+
+
+def _write(options: argparse.Namespace, journal: "Journal", photos: "Sequence[Path]", output: Path | None) -> None:
+    """Writes what is asked for, and a list of what could not be done: beside it, or in the first folder."""
+    from socialtag_jax import files, prediction_files
+
+    rejects = prediction_files.rejects_path(output or _folder(options.photos[0]) / "socialtag-predict")
+    files.sweep(rejects.parent)
+    number = prediction_files.write_rejects(map(journal.get, photos), rejects)
+    if output is not None:
+        read = (one for one in map(journal.get, photos) if one.unreadable is None)
+        (prediction_files.write_csv if options.csv else prediction_files.write_jsonl)(read, output)
+        log(f"written to {output}; what could not be done, to {rejects}")
+    elif number:
+        log(f"what could not be done is listed in {rejects}")
+    else:
+        # Nor is what an earlier run could not do.
+        rejects.unlink()
 
 
 def _preset(options: argparse.Namespace) -> dict[str, Any]:
@@ -192,9 +214,14 @@ def _preset(options: argparse.Namespace) -> dict[str, Any]:
 
 def _presentation(preset: dict[str, Any], tagger: "Tagger") -> "Presentation":
     from socialtag_jax.presentation import Presentation, unknown
+    from socialtag_jax.tags import loose_key
 
-    for flag in ("stop", "aliases"):
-        for line in unknown(preset.get(flag, ()), tagger.vocabulary, preset.get(f"{flag} file")):
+    aliases: dict[str, str] = preset.get("aliases", {})
+    # What an alias shows can be stopped as well.
+    shown = set(map(loose_key, aliases.values()))
+    stop = [name for name in preset.get("stop", ()) if loose_key(name) not in shown]
+    for flag, names in (("stop", stop), ("aliases", aliases)):
+        for line in unknown(names, tagger.vocabulary, preset.get(f"{flag} file")):
             log(line)
     return Presentation(
         threshold=preset.get("threshold", tagger.threshold),
@@ -202,7 +229,7 @@ def _presentation(preset: dict[str, Any], tagger: "Tagger") -> "Presentation":
         min_confidence=preset.get("min-confidence", 0.0),
         hashtags=preset.get("hashtags", False),
         stop=preset.get("stop", []),
-        aliases=preset.get("aliases", {}),
+        aliases=aliases,
     )
 
 
@@ -210,7 +237,11 @@ def _journal_path(output: Path | None, first: Path) -> Path:
     """Beside the output; of sidecars alone, in the first folder that is to be tagged."""
     if output is not None:
         return output.with_name(f"{output.name}.journal")
-    return (first if first.is_dir() else first.parent) / ".socialtag-predict.journal"
+    return _folder(first) / ".socialtag-predict.journal"
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
 
 
 def _now() -> str:

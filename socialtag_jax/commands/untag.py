@@ -37,6 +37,8 @@ def run_untag(options: argparse.Namespace) -> int:
     from socialtag_jax.progress import Progress
 
     found = sidecars.find(options.paths)
+    if not options.dry_run:
+        sidecars.sweep(options.paths)
     progress = Progress("untag", len(found), "sidecars", sys.stderr)
     deleted = changed = left = 0
     for number, path in enumerate(found, start=1):
