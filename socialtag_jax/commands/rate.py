@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from socialtag_jax.shards.dataset import Dataset
 
 _STUDY = "study.sqlite"
+_SUFFIXES = (".sqlite", ".sqlite3", ".db")
 _SPLIT = "test"
 
 _EXAMPLES = """\
@@ -144,8 +145,11 @@ def _check(path: Path, dataset: "Dataset", options: argparse.Namespace) -> None:
 
 
 def _study_file(path: Path) -> Path:
-    """A folder stands for the study in it; what does not exist is a file where its name has a suffix."""
-    return path if path.is_file() or (path.suffix and not path.is_dir()) else path / _STUDY
+    """A folder stands for the study in it; what does not exist is a file where its name ends as SQLite files' do.
+
+    Other suffixes are none: `holiday.tagger-rating` and `round-1.2` are folders.
+    """
+    return path if path.is_file() or (path.suffix in _SUFFIXES and not path.is_dir()) else path / _STUDY
 
 
 def _default_study(bundle: Location) -> Path:
