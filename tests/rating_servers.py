@@ -52,12 +52,14 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def serving(path: Path, dataset: Dataset, sent: list[bytes] | None = None) -> Iterator[tuple[Study, str]]:
+def serving(
+    path: Path, dataset: Dataset, sent: list[bytes] | None = None, *, port: int = 0
+) -> Iterator[tuple[Study, str]]:
     """The page of a study; yields the study and the page's address."""
     with Study.open(path, clock) as study:
         app = rating_application(study, dataset.records("test"), hosts=[])
         app.add_middleware(Recorder, sent=[] if sent is None else sent)
-        with running(app) as address:
+        with running(app, port=port) as address:
             yield study, address
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
@@ -172,7 +171,9 @@ def test_two_pages_of_one_rater(browser: Browser, dataset: Dataset, tmp_path: Pa
     ):
         ahead, behind = one.new_page(), other.new_page()
         join(ahead, address, "Ada")
-        join(behind, address, "ada")
+        behind.goto(address)
+        behind.get_by_role("link", name="Ada").click()
+        expect(behind.locator("#tags button").first).to_be_visible()
         mark(ahead, 1, 2)
         expect(ahead.locator("#saved")).to_have_text("Saved")
         mark(behind, 4)
@@ -198,7 +199,7 @@ def test_hostile_tags_and_names_are_text(browser: Browser, dataset: Dataset, tmp
     with serving(path, dataset) as (study, address), browser.new_context() as context:
         page = context.new_page()
         for name in HOSTILE[2:]:
-            httpx.post(f"{address}/api/raters", json={"name": name})
+            study.join(name)
         for name in HOSTILE[:2]:
             join(page, address, name)
             expect(page.locator("#tags bdi")).to_have_text(list(HOSTILE), use_inner_text=False)
