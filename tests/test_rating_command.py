@@ -27,7 +27,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_bundle(tmp_path_factory.mktemp("bundles") / "holiday.tagger")
+    """In a folder whose name is no UTF-8, as old ones are."""
+    folder = tmp_path_factory.mktemp("bundles") / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    return random_bundle(folder / "holiday.tagger")
 
 
 @pytest.fixture(scope="module")

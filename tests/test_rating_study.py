@@ -1,6 +1,7 @@
 """A study's file: answers as they are given, taken back, and found again; who may write; what is no study."""
 
 import contextlib
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -215,6 +216,33 @@ def test_what_is_no_study(tmp_path: Path, path: Path, socialtag):
         assert result.code == 1
         assert words in result.err
     assert not (tmp_path / "nothing.sqlite").exists()
+
+
+@pytest.mark.parametrize("change", ["RENAME COLUMN seed TO grain", "RENAME TO essay"])
+def test_another_schema_is_said_in_one_line(path: Path, socialtag, change: str):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"ALTER TABLE study {change}")
+    result = socialtag("rate", "--results", path)
+    assert result.code == 1
+    assert f"{path}: cannot be used as a rating study: no such" in result.err
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path):
+    """An archived study: SQLite's log has no place there."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    write_plain(folder / "study.sqlite", ["abc"])
+    folder_text, program = shlex.quote(str(folder)), f"{shlex.quote(sys.executable)} -m socialtag_jax.cli"
+    script = f"""
+        mount --bind {folder_text} {folder_text} && mount -o remount,bind,ro {folder_text} || exit 99
+        {program} rate --results {folder_text}
+    """
+    namespace = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
+    result = subprocess.run(namespace, capture_output=True, text=True, check=False)
+    if result.returncode == 99:
+        pytest.skip(f"no folder can be mounted here: {result.stderr.strip()}")
+    assert result.returncode == 1
+    assert "its folder must be writable: copy it there" in result.stderr
 
 
 @pytest.mark.parametrize("change", ["answer SET fitting = '[1'", "candidate SET sources = '[\"oracle\"]'"])

@@ -79,6 +79,8 @@ def _results(path: Path, options: argparse.Namespace) -> int:
     from socialtag_jax.rating import printout
     from socialtag_jax.rating.study import Study
 
+    if options.csv is not None and options.csv.exists() and path.exists() and options.csv.samefile(path):
+        raise UsageError("is the study itself", where="--csv", hint="name another file")
     with Study.open(path, _now) as study:
         found = printout.findings(study.judged())
         if options.csv is not None:

@@ -1,6 +1,7 @@
 """Draws a study: photos of a split, what the model says of them, and the tags to judge."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -83,7 +84,8 @@ def draw_study(
             stream=stream,
         )
         origin = Origin(
-            bundle=str(bundle),
+            # SQLite stores UTF-8 alone.
+            bundle=os.fsencode(str(bundle)).decode("utf-8", "backslashreplace"),
             bundle_sha256=sha256,
             dataset=dataset.name,
             dataset_fingerprint=dataset.fingerprint,
@@ -109,12 +111,14 @@ def draw_photos(
       stream: where progress is shown.
 
     Raises:
-      UsageError: the split has fewer photos.
+      UsageError: the split has fewer photos, or none.
       UserError: the data set's tags are not the tagger's, it has no such split or none to train on, or a record is
         damaged.
     """
     check_tags(dataset, tagger.vocabulary)
     available = len(dataset.split(split))
+    if not available:
+        raise UsageError(f"{split} has no photos", where="--split")
     if count > available:
         hint = f"--photos {available}, or another --split"
         raise UsageError(f"{count:,} photos asked for, but {split} has {available:,}", where="--photos", hint=hint)

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _agreement(by_name: Mapping[str, Agreement]) -> list[str]:
 def _labels(labels: Labels) -> list[str]:
     def line(share: Share, text: str) -> str:
         value = "-" if share.value is None else f"{share.value:.1%}"
-        return f"  {value:>6} of the {text} ({float(share.part):,.4g} of {float(share.whole):,.4g})"
+        return f"  {value:>6} of the {text} ({_amount(share.part)} of {_amount(share.whole)})"
 
     return [
         f"beside the labels (precision of predicted tags by the labels alone: {_number(labels.precision)})",
@@ -150,6 +151,11 @@ def _row(label: str, cells: Sequence[str]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _amount(value: Fraction) -> str:
+    """Of tags: whole, or in tenths where raters differ."""
+    return f"{float(value):,.{0 if value.denominator == 1 else 1}f}"
 
 
 def _count(count: int, whole: int) -> str:
@@ -170,10 +176,7 @@ def write_csv(study: Study, path: Path) -> int:
       the number of rows.
     """
     count = 0
-    with (
-        files.atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
+    with files.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["rater", "photo", "image_id", "tag", "display", "fits", *Source, "confidence", "place", "answered_at"]
