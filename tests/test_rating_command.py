@@ -43,14 +43,16 @@ def start(bundle: Path, data: Path, port: int, *more: str) -> tuple[subprocess.P
     """`socialtag rate` in a process of its own; returns it, and the address that it prints."""
     arguments = ["rate", bundle, "--dataset", data, "--port", port, *more]
     process = subprocess.Popen(
-        [sys.executable, "-m", "socialtag_jax.cli", *map(str, arguments)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "socialtag_jax.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line.startswith("http://127.0.0.1:"):
         process.kill()
-        process.communicate()
-        pytest.fail(f"printed {line!r}")
+        pytest.fail(f"printed {line!r}, and {process.communicate()[1]}")
     return process, line.strip()
 
 
@@ -77,8 +79,8 @@ def test_the_command_is_killed_and_started_again(browser: Browser, bundle: Path,
             expect(page.locator("#where")).to_have_text("Photo 2 of 4")
             mark_some(1)
             expect(page.locator("#saved")).to_have_text("Saved")
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.communicate()
             mark(page, 2)
             clicked[1].append(page.locator("#tags bdi").nth(2).inner_text())
             expect(page.locator("#problem")).to_contain_text("Not saved yet")
@@ -86,8 +88,6 @@ def test_the_command_is_killed_and_started_again(browser: Browser, bundle: Path,
             with Study.open(path, clock) as study:
                 assert study.state(1, 0).answer.fitting == (0, 1)
                 assert study.state(1, 1).answer.fitting == (0,)
-            assert process.stdout is not None
-            process.stdout.close()
             process, _ = start(bundle, data, port)
             expect(page.locator("#saved")).to_have_text("Saved", timeout=10_000)
             expect(page.locator("#problem")).to_be_hidden()
@@ -95,10 +95,9 @@ def test_the_command_is_killed_and_started_again(browser: Browser, bundle: Path,
             expect(page.locator("#where")).to_have_text("Photo 3 of 4")
     finally:
         process.send_signal(signal.SIGINT)
-        code = process.wait(30)
-        assert process.stdout is not None
-        process.stdout.close()
-    assert code == 130
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.splitlines()[-2:] == ["stopped by SIGINT", "the same command goes on with the study"]
     with Study.open(path, clock) as study:
         found = list(study.finished_answers())
         assert [

@@ -117,7 +117,9 @@ def _serve(options: argparse.Namespace) -> int:
                 log("warning: every computer that reaches this one can rate, under any name; there is no password")
             log("raters open this address, until Ctrl-C; every answer is stored when it is given:")
             print(hosting.address(listener), flush=True)
-            return hosting.run(app, listener, log=log)
+            code = hosting.run(app, listener, log=log)
+            log("the same command goes on with the study")
+            return code
 
 
 def _draw(path: Path, dataset: "Dataset", options: argparse.Namespace) -> None:

@@ -111,14 +111,12 @@ def draw_photos(
       stream: where progress is shown.
 
     Raises:
-      UsageError: the split has fewer photos, or none.
+      UsageError: the split has fewer photos.
       UserError: the data set's tags are not the tagger's, it has no such split or none to train on, or a record is
         damaged.
     """
     check_tags(dataset, tagger.vocabulary)
     available = len(dataset.split(split))
-    if not available:
-        raise UsageError(f"{split} has no photos", where="--split")
     if count > available:
         hint = f"--photos {available}, or another --split"
         raise UsageError(f"{count:,} photos asked for, but {split} has {available:,}", where="--photos", hint=hint)
