@@ -143,6 +143,47 @@ def test_a_phone(browser: Browser, dataset: Dataset, tmp_path: Path):
         assert list(rated(study).values()) == [[[8, 35]]]
 
 
+def test_tags_that_nobody_has_seen_are_not_judged(browser: Browser, dataset: Dataset, tmp_path: Path):
+    """On a phone, the last of many tags lie below the buttons: the first Next shows them."""
+    path = write_plain(tmp_path / "study.sqlite", [[f"tag number {place}" for place in range(35)], ["a", "b"]])
+    with (
+        serving(path, dataset) as (study, address),
+        browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context,
+    ):
+        page = context.new_page()
+        join(page, address, "Ada")
+        page.locator("#tags button").nth(0).tap()
+        page.get_by_role("button", name="Next").tap()
+        expect(page.locator("#notice")).to_contain_text("There are more tags")
+        expect(page.locator("#tags button").last).to_be_in_viewport(ratio=1)
+        assert page.locator("#tags button").last.evaluate(
+            "one => one.getBoundingClientRect().bottom <= document.getElementById('foot').getBoundingClientRect().top"
+        )
+        page.locator("#tags button").nth(34).tap()
+        page.get_by_role("button", name="Next").tap()
+        expect(page.locator("#where")).to_have_text("Photo 2 of 2")
+        assert rated(study) == {"Ada": [[0, 34]]}
+        # Two tags are in sight at once, and so is a photo that is looked at again.
+        page.locator("#tags button").nth(1).tap()
+        page.get_by_role("button", name="Next").tap()
+        expect(page.locator("#where")).to_have_text("All done")
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 256), (320, 640), (844, 390)])
+def test_a_small_screen(browser: Browser, dataset: Dataset, tmp_path: Path, width: int, height: int):
+    """As of a window of 1280 by 1024 at four times its size: nothing is cut off at the side."""
+    with (
+        serving(letters(tmp_path / "study.sqlite"), dataset) as (study, address),
+        browser.new_context(viewport={"width": width, "height": height}) as context,
+    ):
+        page = context.new_page()
+        join(page, address, "Ada Lovelace")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        mark(page, 5)
+        go_next(page, 2)
+        assert rated(study) == {"Ada Lovelace": [[5]]}
+
+
 def test_two_raters_at_once(browser: Browser, dataset: Dataset, tmp_path: Path):
     with (
         serving(letters(tmp_path / "study.sqlite"), dataset) as (study, address),

@@ -106,6 +106,15 @@ function showSaved() {
   element("undo").disabled = shown.last_id === 0 && unsaved === 0;
 }
 
+// Whether the last tag has been in sight: what nobody has seen must not count as not fitting.
+let seen = false;
+
+function look() {
+  if (shown === null) return;
+  const end = Math.min(element("foot").getBoundingClientRect().top, window.innerHeight);
+  seen ||= element("tags").lastElementChild.getBoundingClientRect().bottom <= end + 1;
+}
+
 function notice(text) {
   element("notice").textContent = text;
   element("notice").hidden = !text;
@@ -138,10 +147,12 @@ async function show(state) {
     element("photo").replaceWith(photo);
     element("tags").replaceChildren(...state.tags.map(chip));
     window.scrollTo(0, 0);
+    seen = state.finished;
     // Says to a screen reader where it is, and keys work on from there.
     element("where").focus({ preventScroll: true });
   }
   showMarks();
+  look();
 }
 
 function chip(text, place) {
@@ -243,6 +254,11 @@ async function next() {
     notice("No tag is marked. Mark those that fit, or say that none fits.");
     return;
   }
+  if (!seen) {
+    notice("There are more tags, here at the end. Mark those that fit, and go on.");
+    window.scrollTo(0, document.documentElement.scrollHeight);
+    return;
+  }
   const again = shown.finished;
   if (!again) change(shown.fitting, shown.none_fits, true);
   await move(async () => {
@@ -322,6 +338,8 @@ function act(event, work) {
   event.preventDefault();
   if (!event.repeat) work();
 }
+
+for (const event of ["scroll", "resize"]) window.addEventListener(event, look, { passive: true });
 
 window.addEventListener("beforeunload", (event) => {
   if (unsaved) event.preventDefault();
