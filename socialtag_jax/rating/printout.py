@@ -103,6 +103,7 @@ def as_text(study: Study, found: Findings) -> str:
     lines.append(_row("  photos over 0.5", [_count(one.over_half, one.photos) for one in every]))
     lines.append(_row("  photos with no fitting tag", [_count(one.no_fitting_tag, one.photos) for one in every]))
     lines.append(_row("  photos without such tags", [f"{one.photos_without_tags:,}" for one in every]))
+    lines.append("  a photo counts once, with the mean of its raters; the interval is over photos, for these raters")
     lines += ["", _row("histogram (photos)", list(found.precision))]
     for tenth in range(10):
         border = f"  {tenth / 10:.1f} to {'1' if tenth == 9 else f'below {(tenth + 1) / 10:.1f}'}"
@@ -128,7 +129,8 @@ def _agreement(by_name: Mapping[str, Agreement]) -> list[str]:
         lines.append(_row(f"  {name} tags", [f"{one.tags:,}", _number(one.alpha), _number(one.same)]))
     return [
         *lines,
-        "  * Krippendorff's, nominal: 1 is perfect agreement, 0 that of chance; over tags with two answers or more",
+        "  * Krippendorff's, nominal: 1 is perfect agreement, 0 that of chance; over tags with two answers or more,",
+        "    and - where all answers are alike",
     ]
 
 
