@@ -24,9 +24,9 @@ _BROWSER_OPTIONS = (
 
 
 @contextlib.contextmanager
-def running(app: FastAPI, *, patience: int = 5) -> Iterator[str]:
+def running(app: FastAPI, *, patience: int = 5, port: int = 0) -> Iterator[str]:
     """Serves an application from a thread; yields its address."""
-    with hosting.listen(hosting.LOOPBACK, 0) as listener:
+    with hosting.listen(hosting.LOOPBACK, port) as listener:
         address = hosting.address(listener)
         server = hosting.server(app, patience=patience)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,6 +1,7 @@
 """The draw of a rating study: which photos, which tags, and that their order says nothing."""
 
 import collections
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,16 +50,21 @@ def test_seeds_and_photos_differ():
 
 
 def test_every_place_is_as_likely_for_every_source():
-    """Chi-square over 4,000 photos: first places of the tags that only the model named, and random tags."""
-    places, random = collections.Counter(), collections.Counter()
+    """Over 4,000 photos: where in the list the tags of one source alone stand, and which tags random ones are."""
+    places, random = {source: [] for source in Source}, collections.Counter()
     for record in range(4000):
         mixed = mix([0, 1, 2], [3, 4], [5, 6, 7, 8, 9], 20, seed=0, record=record)
         random.update(one.tag for one in mixed if Source.RANDOM in one.sources)
-        found = next(place for place, one in enumerate(mixed) if one.tag == 0)
-        places[int(found / len(mixed) * 5)] += 1
+        for place, one in enumerate(mixed):
+            if len(one.sources) == 1:
+                places[one.sources[0]].append((place + 0.5) / len(mixed))
     assert scipy.stats.chisquare([random[tag] for tag in range(20)]).pvalue > 1e-3
-    # Lists have 10 to 15 tags: fifths of them are equal within a sixth.
-    assert max(places.values()) < 1.5 * min(places.values())
+    for found in places.values():
+        # Uniform over 0 to 1: mean 1/2, standard deviation 1/sqrt(12). Four standard errors.
+        assert np.mean(found) == pytest.approx(0.5, abs=4 / math.sqrt(12 * len(found)))
+        fifths = np.histogram(found, 5, (0, 1))[0]
+        # Lists have 10 to 15 tags, of which a fifth holds 2 or 3.
+        assert fifths.max() < 1.2 * fifths.min()
 
 
 def test_random_tags_are_drawn_among_all():

@@ -149,6 +149,35 @@ def test_every_answer_as_csv(path: Path, socialtag, tmp_path: Path):
     assert sum(int(row["fits"]) for row in rows) == 11  # 3 + 2, 1, 0 + 0, 1, 2 + 2
 
 
+@pytest.mark.parametrize("how", ["itself", "link"])
+def test_the_csv_file_is_never_the_study(socialtag, tmp_path: Path, how: str):
+    study = write_worked(tmp_path / "study.sqlite")
+    before, target = study.read_bytes(), study
+    if how == "link":
+        target = tmp_path / "answers.csv"
+        target.hardlink_to(study)
+    result = socialtag("rate", "--results", tmp_path, "--csv", target)
+    assert result.code == 2
+    assert "--csv: is the study itself" in result.err
+    assert study.read_bytes() == before
+
+
+def test_photos_that_are_all_alike(path: Path):
+    """Two photos whose tags all fit: of their spread nothing is known, and an interval from 1 to 1 would be certain."""
+    photos = [JudgedPhoto(("Ada",), (JudgedTag((Source.RANDOM,), (True,)),))] * 2
+    found = results.distribution(photos, Source.RANDOM)
+    assert (found.mean, found.std, found.interval) == (1, 0, None)
+
+
+def test_amounts_of_tags_are_written_out(path: Path):
+    """Of 4,000 photos with five tags each; three raters, of whom one marks the first tag."""
+    tags = [JudgedTag((Source.PREDICTED,), (place == 0, False, False)) for place in range(5)]
+    photos = [JudgedPhoto(("Ada", "Ben", "Cem"), tuple(tags))] * 4000
+    with Study.open(path, clock) as study:
+        text = printout.as_text(study, printout.findings(photos))
+    assert "6.7% of the predicted tags that are not in the labels fit (1,333.3 of 20,000)" in text
+
+
 def test_an_unrated_study(photos):
     found = printout.findings([])
     assert found.precision[Source.PREDICTED].mean is None

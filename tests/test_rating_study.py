@@ -1,6 +1,7 @@
 """A study's file: answers as they are given, taken back, and found again; who may write; what is no study."""
 
 import contextlib
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from socialtag_jax.errors import UserError
 from socialtag_jax.rating.candidates import Source
-from socialtag_jax.rating.study import Answer, ConflictError, NotFoundError, State, Study
+from socialtag_jax.rating.study import Answer, ConflictError, NotFoundError, State, Study, TakenError
 from socialtag_jax.rating.study_file import SCHEMA_VERSION, write_study
 from tests.rating_studies import ORIGIN, clock, write_plain
 
@@ -27,7 +28,7 @@ def test_a_rater_goes_on_where_they_stopped(path: Path):
     with Study.open(path, clock) as study:
         ada = study.join("Ada").id
         state = study.state(ada)
-        assert state == State(0, Answer(), 0, 0, 0, 0)
+        assert state == State("Ada", 0, Answer(), 0, 0, 0, 0)
         state = study.answer(ada, 0, Answer((1,)), after=0)
         state = study.answer(ada, 0, Answer((0, 1)), after=state.answer_id)
         assert (state.finished, state.next_position) == (0, 0)
@@ -35,7 +36,6 @@ def test_a_rater_goes_on_where_they_stopped(path: Path):
         assert (state.finished, state.next_position) == (1, 1)
         study.answer(ada, 1, Answer((2,)), after=0)
     with Study.open(path, clock) as study:
-        assert study.join("  ada ").id == ada
         state = study.state(ada)
         assert (state.position, state.answer, state.finished) == (1, Answer((2,)), 1)
         assert study.state(ada, 0).answer == Answer((0, 1), finished=True)
@@ -63,7 +63,7 @@ def test_undo_takes_back_one_change_after_the_other(path: Path):
         assert (state.position, state.answer, state.finished) == (0, Answer((1,)), 0)
         state = study.undo(ada, last=state.last_id)
         assert (state.position, state.answer) == (0, Answer())
-        assert study.undo(ada, last=0) == State(0, Answer(), 0, 0, 0, 0)
+        assert study.undo(ada, last=0) == State("Ada", 0, Answer(), 0, 0, 0, 0)
         assert study.state(ben, 1).answer_id == other.answer_id
         # What was taken back is told apart from what comes after it.
         assert study.answer(ada, 0, Answer((1,)), after=0).answer_id > max(second.answer_id, other.answer_id)
@@ -145,12 +145,25 @@ def test_names(path: Path):
     with Study.open(path, clock) as study:
         ada = study.join("  Ada \n Lovelace ")
         assert ada.name == "Ada Lovelace"
-        assert study.join("ADA LOVELACE") == ada
         assert study.join("\x1b[31m\u202eevil").name == "\\x1b[31m\\u202eevil"
-        for name in ("", " \t ", "x" * 61):
+        # Case, spaces, what is not seen, widths, and Greek, whose upper case has other marks than its lower.
+        study.join("\u0390")
+        for name in (
+            "ADA LOVELACE",
+            "ada\u00a0lovelace",
+            "Ada\u200b Love\u00adlace",
+            "\uff21da Lovelace",
+            "\u03aa\u0301",
+        ):
+            with pytest.raises(TakenError, match="rates here already"):
+                study.join(name)
+        for name in ("", " \t ", "\u200b", "\u2060\u00ad", "x" * 61):
             with pytest.raises(ValueError, match="1 to 60 characters"):
                 study.join(name)
-        assert len(study.raters()) == 2
+        for name in ("=1+1", "+1", "-1", "@SUM(1)", "\uff1d1"):
+            with pytest.raises(ValueError, match="cannot begin with any of"):
+                study.join(name)
+        assert len(study.raters()) == 3
 
 
 def test_a_killed_writer_loses_nothing_that_it_reported(path: Path):
@@ -194,6 +207,7 @@ def test_what_is_no_study(tmp_path: Path, path: Path, socialtag):
     for file, words in (
         (tmp_path / "nothing.sqlite", "no such study"),
         (tmp_path / "nowhere", "nowhere/study.sqlite: no such study"),
+        (tmp_path / "round-1.2", "round-1.2/study.sqlite: no such study"),
         (text, "cannot be used as a rating study: file is not a database"),
         (other, "an SQLite file, but not of a rating study"),
         (path, f"schema version {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION}"),
@@ -202,6 +216,33 @@ def test_what_is_no_study(tmp_path: Path, path: Path, socialtag):
         assert result.code == 1
         assert words in result.err
     assert not (tmp_path / "nothing.sqlite").exists()
+
+
+@pytest.mark.parametrize("change", ["RENAME COLUMN seed TO grain", "RENAME TO essay"])
+def test_another_schema_is_said_in_one_line(path: Path, socialtag, change: str):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"ALTER TABLE study {change}")
+    result = socialtag("rate", "--results", path)
+    assert result.code == 1
+    assert f"{path}: cannot be used as a rating study: no such" in result.err
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path):
+    """An archived study: SQLite's log has no place there."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    write_plain(folder / "study.sqlite", ["abc"])
+    folder_text, program = shlex.quote(str(folder)), f"{shlex.quote(sys.executable)} -m socialtag_jax.cli"
+    script = f"""
+        mount --bind {folder_text} {folder_text} && mount -o remount,bind,ro {folder_text} || exit 99
+        {program} rate --results {folder_text}
+    """
+    namespace = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
+    result = subprocess.run(namespace, capture_output=True, text=True, check=False)
+    if result.returncode == 99:
+        pytest.skip(f"no folder can be mounted here: {result.stderr.strip()}")
+    assert result.returncode == 1
+    assert "its folder must be writable: copy it there" in result.stderr
 
 
 @pytest.mark.parametrize("change", ["answer SET fitting = '[1'", "candidate SET sources = '[\"oracle\"]'"])

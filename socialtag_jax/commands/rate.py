@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from socialtag_jax.shards.dataset import Dataset
 
 _STUDY = "study.sqlite"
+_SUFFIXES = (".sqlite", ".sqlite3", ".db")
 _SPLIT = "test"
 
 _EXAMPLES = """\
@@ -78,6 +79,8 @@ def _results(path: Path, options: argparse.Namespace) -> int:
     from socialtag_jax.rating import printout
     from socialtag_jax.rating.study import Study
 
+    if options.csv is not None and options.csv.exists() and path.exists() and options.csv.samefile(path):
+        raise UsageError("is the study itself", where="--csv", hint="name another file")
     with Study.open(path, _now) as study:
         found = printout.findings(study.judged())
         if options.csv is not None:
@@ -114,7 +117,9 @@ def _serve(options: argparse.Namespace) -> int:
                 log("warning: every computer that reaches this one can rate, under any name; there is no password")
             log("raters open this address, until Ctrl-C; every answer is stored when it is given:")
             print(hosting.address(listener), flush=True)
-            return hosting.run(app, listener, log=log)
+            code = hosting.run(app, listener, log=log)
+            log("the same command goes on with the study")
+            return code
 
 
 def _draw(path: Path, dataset: "Dataset", options: argparse.Namespace) -> None:
@@ -144,8 +149,11 @@ def _check(path: Path, dataset: "Dataset", options: argparse.Namespace) -> None:
 
 
 def _study_file(path: Path) -> Path:
-    """A folder stands for the study in it; what does not exist is a file where its name has a suffix."""
-    return path if path.is_file() or (path.suffix and not path.is_dir()) else path / _STUDY
+    """A folder stands for the study in it; what does not exist is a file where its name ends as SQLite files' do.
+
+    Other suffixes are none: `holiday.tagger-rating` and `round-1.2` are folders.
+    """
+    return path if path.is_file() or (path.suffix in _SUFFIXES and not path.is_dir()) else path / _STUDY
 
 
 def _default_study(bundle: Location) -> Path:

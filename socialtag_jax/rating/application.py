@@ -4,12 +4,12 @@ import functools
 import sqlite3
 from typing import Annotated
 
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from socialtag_jax.errors import UserError
-from socialtag_jax.rating.study import Answer, ConflictError, NotFoundError, Rater, State, Study
+from socialtag_jax.rating.study import Answer, ConflictError, NotFoundError, Rater, State, Study, TakenError
 from socialtag_jax.shards.dataset import ParsedRecords
 from socialtag_jax.web import hosting
 from socialtag_jax.web.hosting import ApiError
@@ -38,6 +38,7 @@ class RaterBody(BaseModel):
 class StudyBody(BaseModel):
     """The study, as far as raters may know it."""
 
+    key: str = Field(description="tells it from other studies, in addresses")
     photos: int
     raters: list[RaterBody]
 
@@ -83,13 +84,19 @@ def rating_application(study: Study, records: ParsedRecords, *, hosts: list[str]
     """
     app = hosting.application("socialtag rate", description=_DESCRIPTION, hosts=hosts)
     hosting.add_page(app, "/", "rate_start.html")
-    hosting.add_page(app, "/raters/{rater}", "rate.html")
+    hosting.add_page(app, "/studies/{study}/raters/{rater}", "rate.html")
 
-    def body(rater: int, state: State) -> StateBody:
-        name = next(one.name for one in study.raters() if one.id == rater)
+    def same_study(key: str) -> None:
+        # A page that was left open asks on, and the next study may be served at the same address.
+        if key != study.key:
+            raise ApiError(404, "other_study", "Another study is served at this address now: go to its first page.")
+
+    of_study = APIRouter(prefix="/api/studies/{key}", dependencies=[Depends(same_study)])
+
+    def body(state: State) -> StateBody:
         answer = state.answer
         return StateBody(
-            rater=name,
+            rater=state.rater,
             position=state.position,
             photos=study.photos,
             tags=[tag.display for tag in study.photo(state.position).tags],
@@ -105,53 +112,54 @@ def rating_application(study: Study, records: ParsedRecords, *, hosts: list[str]
     @app.get("/api/study")
     def get_study() -> StudyBody:
         """How many photos there are, and who rates."""
-        return StudyBody(photos=study.photos, raters=[_rater(one) for one in study.raters()])
+        return StudyBody(key=study.key, photos=study.photos, raters=[_rater(one) for one in study.raters()])
 
-    @app.post("/api/raters")
+    @of_study.post("/raters")
     def join(name: Name) -> RaterBody:
-        """The rater of that name; a new one where there is none."""
+        """A new rater."""
         try:
             return _rater(study.join(name.name))
         except ValueError as error:
             raise ApiError(422, "invalid_name", str(error)) from error
 
-    @app.get("/api/raters/{rater}")
+    @of_study.get("/raters/{rater}")
     def get_next(rater: _InPath) -> StateBody:
         """The first photo that the rater has not finished, or the last of all."""
-        return body(rater, study.state(rater))
+        return body(study.state(rater))
 
-    @app.get("/api/raters/{rater}/photos/{position}")
+    @of_study.get("/raters/{rater}/photos/{position}")
     def get_photo(rater: _InPath, position: _InPath) -> StateBody:
         """A photo, and what the rater has said of it."""
-        return body(rater, study.state(rater, position))
+        return body(study.state(rater, position))
 
-    @app.put("/api/raters/{rater}/photos/{position}")
+    @of_study.put("/raters/{rater}/photos/{position}")
     def put_answer(rater: _InPath, position: _InPath, given: AnswerBody) -> StateBody:
         """Stores what a rater says of a photo."""
         answer = Answer(tuple(given.fitting), given.none_fits, given.finished)
         try:
-            return body(rater, study.answer(rater, position, answer, after=given.after))
+            return body(study.answer(rater, position, answer, after=given.after))
         except ValueError as error:
             raise ApiError(422, "invalid_answer", str(error)) from error
 
-    @app.post("/api/raters/{rater}/undo")
+    @of_study.post("/raters/{rater}/undo")
     def undo(rater: _InPath, given: UndoBody) -> StateBody:
         """Takes back the rater's newest answer."""
-        return body(rater, study.undo(rater, last=given.last))
+        return body(study.undo(rater, last=given.last))
 
     # A photo's path in the data set may hold its tags.
-    @app.get("/photos/{position}", response_class=Response)
+    @of_study.get("/photos/{position}", response_class=Response)
     def get_image(position: _InPath) -> Response:
         """The photo itself."""
-        try:
-            image = records[study.photo(position).record].image
-        except UserError as error:
-            raise ApiError(500, "damaged_record", str(error)) from error
+        image = records[study.photo(position).record].image
         return Response(image, media_type="image/png" if image.startswith(b"\x89PNG") else "image/jpeg")
 
+    app.include_router(of_study)
     for kind, status, code in (
         (NotFoundError, 404, "not_found"),
         (ConflictError, 409, "changed_meanwhile"),
+        (TakenError, 409, "name_taken"),
+        # Of the study or the data set.
+        (UserError, 500, "damaged"),
         (sqlite3.Error, 503, "not_stored"),
     ):
         app.add_exception_handler(kind, functools.partial(_refusal, status, code))

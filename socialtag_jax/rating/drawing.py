@@ -1,6 +1,7 @@
 """Draws a study: photos of a split, what the model says of them, and the tags to judge."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -83,7 +84,8 @@ def draw_study(
             stream=stream,
         )
         origin = Origin(
-            bundle=str(bundle),
+            # SQLite stores UTF-8 alone.
+            bundle=os.fsencode(str(bundle)).decode("utf-8", "backslashreplace"),
             bundle_sha256=sha256,
             dataset=dataset.name,
             dataset_fingerprint=dataset.fingerprint,

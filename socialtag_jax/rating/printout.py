@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def as_text(study: Study, found: Findings) -> str:
     lines.append(_row("  photos over 0.5", [_count(one.over_half, one.photos) for one in every]))
     lines.append(_row("  photos with no fitting tag", [_count(one.no_fitting_tag, one.photos) for one in every]))
     lines.append(_row("  photos without such tags", [f"{one.photos_without_tags:,}" for one in every]))
+    lines.append("  a photo counts once, with the mean of its raters; the interval is over photos, for these raters")
     lines += ["", _row("histogram (photos)", list(found.precision))]
     for tenth in range(10):
         border = f"  {tenth / 10:.1f} to {'1' if tenth == 9 else f'below {(tenth + 1) / 10:.1f}'}"
@@ -127,14 +129,15 @@ def _agreement(by_name: Mapping[str, Agreement]) -> list[str]:
         lines.append(_row(f"  {name} tags", [f"{one.tags:,}", _number(one.alpha), _number(one.same)]))
     return [
         *lines,
-        "  * Krippendorff's, nominal: 1 is perfect agreement, 0 that of chance; over tags with two answers or more",
+        "  * Krippendorff's, nominal: 1 is perfect agreement, 0 that of chance; over tags with two answers or more,",
+        "    and - where all answers are alike",
     ]
 
 
 def _labels(labels: Labels) -> list[str]:
     def line(share: Share, text: str) -> str:
         value = "-" if share.value is None else f"{share.value:.1%}"
-        return f"  {value:>6} of the {text} ({float(share.part):,.4g} of {float(share.whole):,.4g})"
+        return f"  {value:>6} of the {text} ({_amount(share.part)} of {_amount(share.whole)})"
 
     return [
         f"beside the labels (precision of predicted tags by the labels alone: {_number(labels.precision)})",
@@ -150,6 +153,11 @@ def _row(label: str, cells: Sequence[str]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _amount(value: Fraction) -> str:
+    """Of tags: whole, or in tenths where raters differ."""
+    return f"{float(value):,.{0 if value.denominator == 1 else 1}f}"
 
 
 def _count(count: int, whole: int) -> str:
@@ -170,10 +178,7 @@ def write_csv(study: Study, path: Path) -> int:
       the number of rows.
     """
     count = 0
-    with (
-        files.atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
+    with files.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["rater", "photo", "image_id", "tag", "display", "fits", *Source, "confidence", "place", "answered_at"]

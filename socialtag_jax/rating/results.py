@@ -66,7 +66,7 @@ class Distribution:
       mean: over photos; None without any, as the next three.
       median: between the two middle ones where N is even.
       std: standard deviation of these photos (divided by N), as in the rest of this project.
-      interval: of the mean, 95 %; None for fewer than two photos. See `mean_interval`.
+      interval: of the mean, 95 %; None for fewer than two photos, or where all are equal. See `mean_interval`.
       over_half: photos with a precision over 0.5.
       no_fitting_tag: photos with a precision of 0.
       histogram: photos with a precision from 0 to below 0.1, ..., from 0.9 to 1.
@@ -115,7 +115,7 @@ def mean_interval(mean: float, std: float, count: int) -> tuple[float, float] | 
     """Student's interval of a mean, cut to 0 .. 1, where a mean of shares must lie.
 
     mean ± t · std / √(count - 1), with t of count - 1 degrees of freedom; `std` is divided by count, so that this is
-    the usual s / √count.
+    the usual s / √count. It says how far the mean of other photos of the split may lie, with the same raters.
 
     Args:
       mean: of the values.
@@ -123,9 +123,10 @@ def mean_interval(mean: float, std: float, count: int) -> tuple[float, float] | 
       count: of the values.
 
     Returns:
-      low and high; None for fewer than two values.
+      low and high; None for fewer than two values, or where all are equal: nothing is known of their spread then, and
+      an interval of no width would claim certainty.
     """
-    if count < 2:
+    if count < 2 or not std:
         return None
     half = float(special.stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * std / math.sqrt(count - 1)
     return max(mean - half, 0.0), min(mean + half, 1.0)

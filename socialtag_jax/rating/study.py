@@ -5,6 +5,8 @@ ever added, as the whole state of one rater's photo; the newest counts, and undo
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import sqlite3
 import threading
@@ -24,6 +26,9 @@ from socialtag_jax.rating.study_file import Origin, StudyPhoto, StudyTag
 _Decoded = TypeVar("_Decoded")
 LONGEST_NAME = 60
 """Characters of a rater's name."""
+_FORMULA = "=+-@"
+"""A spreadsheet that opens the CSV file would take a name that begins so for a formula, and whoever can reach the page
+can type one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class State:
     """Where a rater stands.
 
     Attributes:
+      rater: their name.
       position: the photo that this is about.
       answer: to it.
       answer_id: of that answer; 0 without any.
@@ -63,6 +69,7 @@ class State:
       next_position: the first photo that they have not finished; None after the last.
     """
 
+    rater: str
     position: int
     answer: Answer
     answer_id: int
@@ -79,6 +86,10 @@ class NotFoundError(Exception):
     """There is no such rater or photo, or no such tag of the photo."""
 
 
+class TakenError(Exception):
+    """A rater of that name has joined already, who may be somebody else."""
+
+
 class Study:
     """An open study. Threads may share it.
 
@@ -91,10 +102,16 @@ class Study:
     def __init__(self, connection: sqlite3.Connection, path: Path, clock: Callable[[], datetime]) -> None:
         self._connection, self._path, self._clock = connection, path, clock
         self._lock = threading.Lock()
-        row = self._one("SELECT * FROM study")
-        self.origin = Origin(*row[:-1])
-        self.created_at: str = row[-1]
+        columns = [field.name for field in dataclasses.fields(Origin)]
+        *origin, self.created_at = self._one(f"SELECT {', '.join(columns)}, created_at FROM study")
+        self.origin = Origin(*origin)
         (self.photos,) = self._one("SELECT count(*) FROM photo")
+
+    @property
+    def key(self) -> str:
+        """Tells this study from others, in addresses: a page of another must not write into this one."""
+        what = [*dataclasses.astuple(self.origin), self.created_at, self.photos]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     @classmethod
     @contextlib.contextmanager
@@ -142,22 +159,31 @@ class Study:
             return [Rater(rater, name, len(self._finished(rater))) for rater, name in rows]
 
     def join(self, name: str) -> Rater:
-        """The rater of that name, in upper or lower case; a new one where there is none.
+        """A new rater.
 
         Raises:
-          ValueError: no name: empty, or too long; says so to the person who typed it.
+          ValueError: no name; says so to the person who typed it.
+          TakenError: another rater's, but for case, spaces and ways of writing; likewise.
         """
         written = printable(" ".join(unicodedata.normalize("NFC", name).split()))
-        if not 0 < len(written) <= LONGEST_NAME:
+        key = _key(written)
+        if not key or len(written) > LONGEST_NAME:
             raise ValueError(f"Please type a name of 1 to {LONGEST_NAME} characters.")
+        if key[0] in _FORMULA:
+            raise ValueError(f"A name cannot begin with any of {' '.join(_FORMULA)}")
         with self._writing():
-            key = unicodedata.normalize("NFKC", written).casefold()
-            self._connection.execute(
-                "INSERT INTO rater (name, key, joined_at) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING",
+            known = self._connection.execute("SELECT name FROM rater WHERE key = ?", (key,)).fetchone()
+            if known is not None:
+                raise TakenError(
+                    f"{known[0]} rates here already. Is it you? Then go on as {known[0]}, below. If not,"
+                    " please add something to your name."
+                )
+            row = self._connection.execute(
+                "INSERT INTO rater (name, key, joined_at) VALUES (?, ?, ?)",
                 (written, key, study_file.time_text(self._clock())),
             )
-            rater, known = self._one("SELECT id, name FROM rater WHERE key = ?", key)
-            return Rater(rater, known, len(self._finished(rater)))
+            assert row.lastrowid is not None
+            return Rater(row.lastrowid, written, 0)
 
     def state(self, rater: int, position: int | None = None) -> State:
         """Where a rater stands with a photo.
@@ -311,8 +337,8 @@ class Study:
         return {photo for (photo,) in rows}
 
     def _state(self, rater: int, position: int | None) -> State:
-        known = self._connection.execute("SELECT count(*) FROM rater WHERE id = ?", (rater,)).fetchone()
-        if known != (1,):
+        known = self._connection.execute("SELECT name FROM rater WHERE id = ?", (rater,)).fetchone()
+        if known is None:
             raise NotFoundError(f"no rater {rater}")
         finished = self._finished(rater)
         following = next((one for one in range(self.photos) if one not in finished), None)
@@ -329,7 +355,14 @@ class Study:
         ).fetchone()
         (last,) = self._one("SELECT coalesce(max(id), 0) FROM answer WHERE rater = ?", rater)
         answer_id, answer = (0, Answer()) if row is None else (row[0], self._decode(_answer, *row[1:]))
-        return State(position, answer, answer_id, last, len(finished), following)
+        return State(known[0], position, answer, answer_id, last, len(finished), following)
+
+
+def _key(name: str) -> str:
+    """What names have in common that people take for the same: case, widths of letters, and what cannot be seen."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    # Format characters (zero-width spaces, soft hyphens) and surrogates that stand alone.
+    return "".join(character for character in folded if unicodedata.category(character) not in ("Cf", "Cs")).strip()
 
 
 def _sources(names: str) -> tuple[Source, ...]:

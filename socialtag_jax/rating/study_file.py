@@ -165,7 +165,12 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA foreign_keys = ON")
             yield connection
         except sqlite3.DatabaseError as error:
-            raise UserError(f"cannot be used as a rating study: {error}", where=path) from error
+            # The write-ahead log lies beside the file, even of a study that is only looked at.
+            unwritable = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
+            hint = (
+                "its folder must be writable: copy it there, with its -wal file if it has one" if unwritable else None
+            )
+            raise UserError(f"cannot be used as a rating study: {error}", where=path, hint=hint) from error
     finally:
         connection.close()
 

@@ -3,8 +3,10 @@
 
 const KEYS = "123456789abcdefghijklmnopqrstvwxyz"; // no u: undo
 const RETRY_MS = 1000;
-const rater = location.pathname.split("/").pop();
-const api = `/api/raters/${encodeURIComponent(rater)}`;
+// The page is at /studies/STUDY/raters/RATER.
+const [, , study, , rater] = location.pathname.split("/");
+const ofStudy = `/api/studies/${study}`;
+const api = `${ofStudy}/raters/${rater}`;
 const element = (id) => document.getElementById(id);
 
 // What the page shows: the photo's state as stored, and what was changed since.
@@ -14,6 +16,10 @@ let queue = Promise.resolve();
 let generation = 0;
 // Changes that are not stored yet.
 let unsaved = 0;
+// Between two photos there is nothing to mark, nor while the page finds out what another page has stored.
+let moving = false;
+// After an error that the page cannot mend.
+let stopped = false;
 
 class Refused extends Error {
   constructor(status, message) {
@@ -22,35 +28,42 @@ class Refused extends Error {
   }
 }
 
-async function ask(path, method = "GET", body = undefined) {
+function ask(path, method = "GET", body = undefined) {
   const options = { method };
   if (body !== undefined) {
     options.headers = { "Content-Type": "application/json" };
     options.body = JSON.stringify(body);
   }
+  return request(path, options, (response) => response.json());
+}
+
+async function request(path, options, read) {
   for (;;) {
     let response = null;
+    let answer = null;
     try {
       response = await fetch(path, options);
+      answer = await (response.ok ? read(response) : response.json());
     } catch {
-      // No answer: the program has ended, or the network. It keeps; ask again.
+      // No answer, or half of one: the program has ended, or the network. It keeps; ask again.
+      response = null;
     }
     if (response !== null && response.status !== 503) {
-      const answer = await response.json();
       if (!response.ok) throw new Refused(response.status, answer.error.message);
       element("problem").hidden = true;
       return answer;
     }
-    element("problem").textContent =
+    const waits =
       response === null
-        ? "Not saved yet: the program does not answer. Start socialtag rate again; this page waits for it."
-        : "Not saved yet: the program cannot store answers. Its disk may be full; this page tries again.";
+        ? "The program does not answer. Start socialtag rate again; this page waits for it."
+        : "The program cannot store answers. Its disk may be full; this page tries again.";
+    element("problem").textContent = unsaved ? `Not saved yet. ${waits}` : waits;
     element("problem").hidden = false;
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }
 
-// Does one thing after another. After a conflict, what waits was made from a state that is gone, and is dropped.
+// Does one thing after another. After an error, what waits was made from a state that is gone, and is dropped.
 function afterwards(work) {
   const own = generation;
   queue = queue.then(async () => {
@@ -58,27 +71,48 @@ function afterwards(work) {
     try {
       await work();
     } catch (error) {
-      if (error.status !== 409) stop(error.message);
-      else {
-        generation += 1;
-        show(await ask(`${api}/photos/${shown.position}`));
-        notice("Another page has changed this under the same name. This is what is stored.");
-      }
+      generation += 1;
+      if (error.status === 409) await showStored().catch(stop);
+      else stop(error);
     }
   });
   return queue;
 }
 
-function stop(message) {
+async function showStored() {
+  moving = true;
+  try {
+    await show(await ask(`${api}/photos/${shown.position}`));
+  } finally {
+    moving = false;
+  }
+  notice("Another page has changed this under the same name. This is what is stored.");
+}
+
+function stop(error) {
+  stopped = true;
   element("work").hidden = true;
   element("done").hidden = true;
-  element("problem").textContent = message;
+  element("saved").textContent = "";
+  // What was refused for good is refused again; what has failed may not.
+  const again = error.status < 500 ? "" : " Load this page again to go on from what is stored.";
+  element("problem").textContent = `${error.message}${again}`;
   element("problem").hidden = false;
 }
 
 function showSaved() {
+  if (stopped) return;
   element("saved").textContent = unsaved ? "Saving…" : shown.last_id ? "Saved" : "";
   element("undo").disabled = shown.last_id === 0 && unsaved === 0;
+}
+
+// Whether the last tag has been in sight: what nobody has seen must not count as not fitting.
+let seen = false;
+
+function look() {
+  if (shown === null) return;
+  const end = Math.min(element("foot").getBoundingClientRect().top, window.innerHeight);
+  seen ||= element("tags").lastElementChild.getBoundingClientRect().bottom <= end + 1;
 }
 
 function notice(text) {
@@ -86,8 +120,19 @@ function notice(text) {
   element("notice").hidden = !text;
 }
 
-function show(state) {
+// A photo that has come, and can be shown: one that is late, or does not come, must not be judged by the one before.
+async function loadPhoto(position) {
+  const photo = element("photo").cloneNode();
+  photo.src = URL.createObjectURL(await request(`${ofStudy}/photos/${position}`, {}, (response) => response.blob()));
+  await photo.decode().catch(() => {
+    throw new Refused(500, "This browser cannot show the photo.");
+  });
+  return photo;
+}
+
+async function show(state) {
   const moved = shown === null || shown.position !== state.position || element("work").hidden;
+  const photo = moved ? await loadPhoto(state.position) : null;
   shown = state;
   element("rater").textContent = state.rater;
   element("progress").max = state.photos;
@@ -98,13 +143,16 @@ function show(state) {
   element("work").hidden = false;
   if (moved) {
     notice("");
-    element("photo").src = `/photos/${state.position}`;
+    URL.revokeObjectURL(element("photo").src);
+    element("photo").replaceWith(photo);
     element("tags").replaceChildren(...state.tags.map(chip));
     window.scrollTo(0, 0);
+    seen = state.finished;
     // Says to a screen reader where it is, and keys work on from there.
     element("where").focus({ preventScroll: true });
   }
   showMarks();
+  look();
 }
 
 function chip(text, place) {
@@ -182,22 +230,22 @@ function toggleNone() {
   if (!busy()) change([], !shown.none_fits, false);
 }
 
-// Between two photos there is nothing to mark.
-let moving = false;
 const busy = () => moving || shown === null || element("work").hidden;
 
 async function move(work) {
-  if (moving || shown === null) return;
+  if (moving || stopped || shown === null) return;
   moving = true;
+  element("work").setAttribute("aria-busy", "true");
   try {
     await afterwards(work);
   } finally {
     moving = false;
+    element("work").removeAttribute("aria-busy");
   }
 }
 
 async function showPhoto(position) {
-  show(await ask(`${api}/photos/${position}`));
+  await show(await ask(`${api}/photos/${position}`));
 }
 
 async function next() {
@@ -206,10 +254,14 @@ async function next() {
     notice("No tag is marked. Mark those that fit, or say that none fits.");
     return;
   }
+  if (!seen) {
+    notice("There are more tags, here at the end. Mark those that fit, and go on.");
+    window.scrollTo(0, document.documentElement.scrollHeight);
+    return;
+  }
   const again = shown.finished;
   if (!again) change(shown.fitting, shown.none_fits, true);
   await move(async () => {
-    if (!shown.finished) return; // refused: another page has changed it
     const following = again && shown.position + 1 < shown.photos ? shown.position + 1 : shown.next_position;
     if (following === null) showDone();
     else await showPhoto(following);
@@ -232,10 +284,14 @@ function back() {
 
 function undo() {
   move(async () => {
-    if (shown.last_id) show(await ask(`${api}/undo`, "POST", { last: shown.last_id }));
+    if (shown.last_id) await show(await ask(`${api}/undo`, "POST", { last: shown.last_id }));
   });
 }
 
+// What the mouse presses does not take the keys: Enter goes on. On what Tab has reached, Enter does what it always does.
+element("work").addEventListener("mousedown", (event) => {
+  if (event.target.closest("button")) event.preventDefault();
+});
 element("next").addEventListener("click", next);
 element("none").addEventListener("click", toggleNone);
 element("back").addEventListener("click", back);
@@ -243,9 +299,20 @@ element("undo").addEventListener("click", undo);
 element("review").addEventListener("click", () => move(() => showPhoto(shown.photos - 1)));
 element("open-help").addEventListener("click", () => element("help").showModal());
 
+// A browser that keeps nothing refuses even to be asked; the choice then lasts until the page is left.
+function kept(use) {
+  try {
+    return use(localStorage);
+  } catch {
+    return null;
+  }
+}
+
 const shortcuts = element("shortcuts");
-shortcuts.checked = localStorage.getItem("single-keys") !== "off";
-shortcuts.addEventListener("change", () => localStorage.setItem("single-keys", shortcuts.checked ? "on" : "off"));
+shortcuts.checked = kept((storage) => storage.getItem("single-keys")) !== "off";
+shortcuts.addEventListener("change", () => {
+  kept((storage) => storage.setItem("single-keys", shortcuts.checked ? "on" : "off"));
+});
 
 document.addEventListener("keydown", (event) => {
   if (element("help").open || event.altKey || event.isComposing || shown === null) return;
@@ -255,8 +322,8 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (!shortcuts.checked) return;
-  // Enter on a link or another button is that button's.
-  const own = event.target.closest("a, button:not(.chip)");
+  // Enter on a link or a button is its own.
+  const own = event.target.closest("a, button");
   if (key === "enter" && !own) act(event, next);
   else if (key === "0") act(event, toggleNone);
   else if (key === "u") act(event, undo);
@@ -272,15 +339,14 @@ function act(event, work) {
   if (!event.repeat) work();
 }
 
+for (const event of ["scroll", "resize"]) window.addEventListener(event, look, { passive: true });
+
 window.addEventListener("beforeunload", (event) => {
   if (unsaved) event.preventDefault();
 });
 
 afterwards(async () => {
   const state = await ask(api);
-  shown = state;
-  if (state.next_position === null) {
-    show(state);
-    showDone();
-  } else show(state);
+  await show(state);
+  if (state.next_position === null) showDone();
 });

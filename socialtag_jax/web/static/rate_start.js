@@ -19,9 +19,9 @@ async function answer(path, options) {
   return body;
 }
 
-function raterLink(rater, photos) {
+function raterLink(rater, { key, photos }) {
   const link = document.createElement("a");
-  link.href = `/raters/${rater.id}`;
+  link.href = `/studies/${key}/raters/${rater.id}`;
   const name = document.createElement("bdi");
   name.textContent = rater.name;
   const bar = document.createElement("progress");
@@ -37,10 +37,12 @@ function raterLink(rater, photos) {
   return item;
 }
 
+let study = null;
+
 async function load() {
-  const study = await answer("/api/study");
+  study = await answer("/api/study");
   document.getElementById("summary").textContent = study.photos === 1 ? "1 photo" : `${study.photos} photos`;
-  document.getElementById("raters").replaceChildren(...study.raters.map((rater) => raterLink(rater, study.photos)));
+  document.getElementById("raters").replaceChildren(...study.raters.map((rater) => raterLink(rater, study)));
   document.getElementById("known").hidden = study.raters.length === 0;
 }
 
@@ -49,14 +51,17 @@ document.getElementById("join").addEventListener("submit", async (event) => {
   show("");
   const name = document.getElementById("name").value;
   try {
-    const rater = await answer("/api/raters", {
+    if (study === null) await load();
+    const rater = await answer(`/api/studies/${study.key}/raters`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ name }),
     });
-    location.assign(`/raters/${rater.id}`);
+    location.assign(`/studies/${study.key}/raters/${rater.id}`);
   } catch (error) {
     show(error.message);
+    // The rater of that name, or the study that is served here now, may be newer than the page.
+    await load().catch(() => {});
   }
 });
 
