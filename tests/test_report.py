@@ -77,18 +77,26 @@ def test_confusions():
     assert tag_pairs.confusions(made(true, predicted), 100) == [tag_pairs.Confusion(0, 1, 3, 4 * 3 / 10)]
 
 
+def test_confusions_do_not_depend_on_photos_without_tags():
+    """Tag 1 is said wrongly for 30 more photos; they have no tag that it could be said instead of."""
+    true = [[0, 3]] * 4 + [[3]] * 6 + [[]] * 30
+    predicted = [[(3, 0.9), (1, 0.7)]] * 3 + [[(3, 0.9)]] * 7 + [[(1, 0.7)]] * 30
+    assert tag_pairs.confusions(made(true, predicted), 100) == [tag_pairs.Confusion(0, 1, 3, 4 * 3 / 10)]
+
+
 def test_conflicts():
     """Twenty photos: summer (0) on ten, winter (1) on the other ten; by chance, 10 x 10 / 20 = 5 would have both.
 
-    Both are predicted for three. Sea (2) is on eight of the summer photos, and predicted with it: no conflict.
+    Of independent tags, none would have both with a probability of exp(-5), below 0.01. Both are predicted for three. Sea
+    (2) is on eight of the summer photos, and predicted with it: no conflict. Nor is it one with winter, of which the
+    labels say too little: 8 x 10 / 20 = 4 would have both by chance, and exp(-4) is above 0.01.
     """
     true = [[0, 2]] * 8 + [[0]] * 2 + [[1]] * 10
     predicted = [[(0, 0.9), (2, 0.8)]] * 7 + [[(0, 0.9), (1, 0.8), (2, 0.7)]] * 3 + [[(1, 0.9)]] * 10
-    assert tag_pairs.conflicts(made(true, predicted), 100) == [
-        # Tags 1 and 2 exclude each other as well: 8 x 10 / 20 = 4 by chance.
-        tag_pairs.Conflict(0, 1, 3, 0, 5.0),
-        tag_pairs.Conflict(1, 2, 3, 0, 4.0),
-    ]
+    assert tag_pairs.conflicts(made(true, predicted), 100) == [tag_pairs.Conflict(0, 1, 3, 0, 5.0)]
+    # Photos without tags say nothing of which tags exclude each other.
+    untagged = made([*true, *[[]] * 5], [*predicted, *[[(0, 0.9), (1, 0.8)]] * 5])
+    assert tag_pairs.conflicts(untagged, 100) == [tag_pairs.Conflict(0, 1, 3, 0, 5.0)]
 
 
 def test_pairs_are_those_of_counting_all(monkeypatch: pytest.MonkeyPatch):
