@@ -192,6 +192,16 @@ def test_our_values_beside_published_ones():
     assert published.our_values(thesis, {"scores": scores}, "model") == [0.11, 0.08, 0.13, 0.15, 0.1, 0.46]
 
 
+def test_published_rows_of_other_test_photos():
+    """Corel5K's own test split has 499 photos, which share 260 words with the training photos; others had random splits."""
+    (corel,) = published.KNOWN[0].tables
+    own = {"images": 499, "five_words_an_image": {"words": 260}}
+    assert published.same_test_split(corel, own)
+    assert not published.same_test_split(corel, own | {"images": 500})
+    assert not published.same_test_split(corel, own | {"five_words_an_image": {"words": 255}})
+    assert not any(published.same_test_split(table, own) for one in published.KNOWN[1:] for table in one.tables)
+
+
 @pytest.mark.parametrize("size", [(360, 360), (4000, 300), (20, 3000)])
 def test_thumbnails_are_bounded(size: tuple[int, int]):
     """Even of noise, which JPEG cannot make small."""

@@ -128,7 +128,8 @@ def _published(summary: Mapping[str, Any], dataset: Dataset) -> Mapping[str, Any
     known = published.known_dataset(sum(map(len, dataset.splits.values())), len(dataset.vocabulary))
     if known is None or summary["split"] != "test":
         return None
-    return {"name": known.name, "tables": [_published_table(table, summary) for table in known.tables]}
+    tables = [table for table in known.tables if published.our_values(table, summary, "model") is not None]
+    return {"name": known.name, "tables": [_published_table(table, summary) for table in tables]}
 
 
 def _published_table(table: published.PublishedTable, summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -139,7 +140,13 @@ def _published_table(table: published.PublishedTable, summary: Mapping[str, Any]
         if values is not None:
             cells = [_published_cell(value, path) for value, path in zip(values, table.paths, strict=True)]
             rows.append({"name": name, "source": "", "cells": cells, "ours": True})
-    return {"title": table.title, "columns": table.columns, "rows": rows, "note": table.note}
+    return {
+        "title": table.title,
+        "columns": table.columns,
+        "rows": rows,
+        "note": table.note,
+        "same_photos": published.same_test_split(table, summary),
+    }
 
 
 def _published_cell(value: float, path: str) -> str:
