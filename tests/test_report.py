@@ -1,10 +1,14 @@
 """A report's arithmetic, by hand."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from socialtag_jax.curves import ThresholdCurve
 from socialtag_jax.metrics import Ranking, TagCounts
 from socialtag_jax.report import figures, photo_choice, photos, published, tag_groups, tag_pairs
 from socialtag_jax.report.comparison_page import difference
@@ -146,6 +150,18 @@ def test_histogram_of_scores():
     assert figures.histogram_shares(values).tolist() == [0.4, 0, 0, 0.2, 0, 0, 0, 0.2, 0, 0.2]
 
 
+def test_the_chosen_threshold_stands_at_the_score_that_it_has(monkeypatch: pytest.MonkeyPatch):
+    """0.02 lies below all thresholds of the curve, which says nothing of it."""
+    curve = ThresholdCurve(*(np.array(column) for column in ([0.05, 0.1], [0.2, 0.2], [0.9, 0.8], [0.5, 0.4], [9, 8])))
+    drawn: list[Callable[[Axes], None]] = []
+    monkeypatch.setattr(figures, "_svg", lambda draw, name: drawn.append(draw))
+    figures.compared_thresholds({"A": (curve, (0.02, 0.61)), "B": (curve, (0.1, 0.4))})
+    panel = Figure().subplots()
+    drawn[0](panel)
+    points = [line.get_xydata() for line in panel.get_lines() if line.get_marker() == "o"]
+    np.testing.assert_allclose(np.concatenate(points), [[0.02, 0.61], [0.1, 0.4]])
+
+
 def test_training_curves():
     """Two epochs; the first was stopped after its last step, so that only its validation was written."""
     lines = [
@@ -162,12 +178,19 @@ def test_training_curves():
 
 
 def test_paired_difference():
-    """0.1, 0.3, 0.2, 0, -0.1: mean 0.1; squares of what is left 0, 0.04, 0.01, 0.01, 0.04, so variance 0.1 / 4."""
+    """0.1, 0.3, 0.2, 0, -0.1: mean 0.1; squares of what is left 0, 0.04, 0.01, 0.01, 0.04, so variance 0.1 / 4.
+
+    Student's t of 4 degrees of freedom, 97.5 %, is 2.776445 in printed tables.
+    """
     first = np.array([0.1, 0.2, 0.3, 0.4, 0.5, np.nan])
     found = difference(first, first + np.array([0.1, 0.3, 0.2, 0.0, -0.1, 0.0]))
-    error = math.sqrt(0.025 / 5)
-    assert found[:3] == pytest.approx((0.1, 0.1 - 1.96 * error, 0.1 + 1.96 * error))
+    half = 2.776445 * math.sqrt(0.025 / 5)
+    assert found[:3] == pytest.approx((0.1, 0.1 - half, 0.1 + half), rel=1e-5)
     assert found[3:] == (3, 1, 1)
+    one = difference(np.array([0.1]), np.array([0.3]))
+    assert one.mean == pytest.approx(0.2)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
 
 
 def test_published_rows_are_of_the_same_data_set_alone():
