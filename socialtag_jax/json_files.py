@@ -38,6 +38,11 @@ class Fields:
         value = self._get(name)
         return value if isinstance(value, str) else self._refuse(name, value, "a text")
 
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self._get(name)
+        return value if isinstance(value, bool) else self._refuse(name, value, "true or false")
+
     def number(self, name: str) -> float:
         """A finite number."""
         value = self._get(name)

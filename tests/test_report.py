@@ -1,10 +1,14 @@
 """A report's arithmetic, by hand."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from socialtag_jax.curves import ThresholdCurve
 from socialtag_jax.metrics import Ranking, TagCounts
 from socialtag_jax.report import figures, photo_choice, photos, published, tag_groups, tag_pairs
 from socialtag_jax.report.comparison_page import difference
@@ -77,18 +81,26 @@ def test_confusions():
     assert tag_pairs.confusions(made(true, predicted), 100) == [tag_pairs.Confusion(0, 1, 3, 4 * 3 / 10)]
 
 
+def test_confusions_do_not_depend_on_photos_without_tags():
+    """Tag 1 is said wrongly for 30 more photos; they have no tag that it could be said instead of."""
+    true = [[0, 3]] * 4 + [[3]] * 6 + [[]] * 30
+    predicted = [[(3, 0.9), (1, 0.7)]] * 3 + [[(3, 0.9)]] * 7 + [[(1, 0.7)]] * 30
+    assert tag_pairs.confusions(made(true, predicted), 100) == [tag_pairs.Confusion(0, 1, 3, 4 * 3 / 10)]
+
+
 def test_conflicts():
     """Twenty photos: summer (0) on ten, winter (1) on the other ten; by chance, 10 x 10 / 20 = 5 would have both.
 
-    Both are predicted for three. Sea (2) is on eight of the summer photos, and predicted with it: no conflict.
+    Of independent tags, none would have both with a probability of exp(-5), below 0.01. Both are predicted for three. Sea
+    (2) is on eight of the summer photos, and predicted with it: no conflict. Nor is it one with winter, of which the
+    labels say too little: 8 x 10 / 20 = 4 would have both by chance, and exp(-4) is above 0.01.
     """
     true = [[0, 2]] * 8 + [[0]] * 2 + [[1]] * 10
     predicted = [[(0, 0.9), (2, 0.8)]] * 7 + [[(0, 0.9), (1, 0.8), (2, 0.7)]] * 3 + [[(1, 0.9)]] * 10
-    assert tag_pairs.conflicts(made(true, predicted), 100) == [
-        # Tags 1 and 2 exclude each other as well: 8 x 10 / 20 = 4 by chance.
-        tag_pairs.Conflict(0, 1, 3, 0, 5.0),
-        tag_pairs.Conflict(1, 2, 3, 0, 4.0),
-    ]
+    assert tag_pairs.conflicts(made(true, predicted), 100) == [tag_pairs.Conflict(0, 1, 3, 0, 5.0)]
+    # Photos without tags say nothing of which tags exclude each other.
+    untagged = made([*true, *[[]] * 5], [*predicted, *[[(0, 0.9), (1, 0.8)]] * 5])
+    assert tag_pairs.conflicts(untagged, 100) == [tag_pairs.Conflict(0, 1, 3, 0, 5.0)]
 
 
 def test_pairs_are_those_of_counting_all(monkeypatch: pytest.MonkeyPatch):
@@ -138,6 +150,18 @@ def test_histogram_of_scores():
     assert figures.histogram_shares(values).tolist() == [0.4, 0, 0, 0.2, 0, 0, 0, 0.2, 0, 0.2]
 
 
+def test_the_chosen_threshold_stands_at_the_score_that_it_has(monkeypatch: pytest.MonkeyPatch):
+    """0.02 lies below all thresholds of the curve, which says nothing of it."""
+    curve = ThresholdCurve(*(np.array(column) for column in ([0.05, 0.1], [0.2, 0.2], [0.9, 0.8], [0.5, 0.4], [9, 8])))
+    drawn: list[Callable[[Axes], None]] = []
+    monkeypatch.setattr(figures, "_svg", lambda draw, name: drawn.append(draw))
+    figures.compared_thresholds({"A": (curve, (0.02, 0.61)), "B": (curve, (0.1, 0.4))})
+    panel = Figure().subplots()
+    drawn[0](panel)
+    points = [line.get_xydata() for line in panel.get_lines() if line.get_marker() == "o"]
+    np.testing.assert_allclose(np.concatenate(points), [[0.02, 0.61], [0.1, 0.4]])
+
+
 def test_training_curves():
     """Two epochs; the first was stopped after its last step, so that only its validation was written."""
     lines = [
@@ -154,12 +178,19 @@ def test_training_curves():
 
 
 def test_paired_difference():
-    """0.1, 0.3, 0.2, 0, -0.1: mean 0.1; squares of what is left 0, 0.04, 0.01, 0.01, 0.04, so variance 0.1 / 4."""
+    """0.1, 0.3, 0.2, 0, -0.1: mean 0.1; squares of what is left 0, 0.04, 0.01, 0.01, 0.04, so variance 0.1 / 4.
+
+    Student's t of 4 degrees of freedom, 97.5 %, is 2.776445 in printed tables.
+    """
     first = np.array([0.1, 0.2, 0.3, 0.4, 0.5, np.nan])
     found = difference(first, first + np.array([0.1, 0.3, 0.2, 0.0, -0.1, 0.0]))
-    error = math.sqrt(0.025 / 5)
-    assert found[:3] == pytest.approx((0.1, 0.1 - 1.96 * error, 0.1 + 1.96 * error))
+    half = 2.776445 * math.sqrt(0.025 / 5)
+    assert found[:3] == pytest.approx((0.1, 0.1 - half, 0.1 + half), rel=1e-5)
     assert found[3:] == (3, 1, 1)
+    one = difference(np.array([0.1]), np.array([0.3]))
+    assert one.mean == pytest.approx(0.2)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
 
 
 def test_published_rows_are_of_the_same_data_set_alone():
@@ -182,6 +213,16 @@ def test_our_values_beside_published_ones():
     f1 = {"mean": 0.11, "median": 0.08, "std": 0.13, "zero_share": 0.46}
     scores = {"model": {"f1": f1, "recall": {"mean": 0.15}, "precision": {"mean": 0.1}}}
     assert published.our_values(thesis, {"scores": scores}, "model") == [0.11, 0.08, 0.13, 0.15, 0.1, 0.46]
+
+
+def test_published_rows_of_other_test_photos():
+    """Corel5K's own test split has 499 photos, which share 260 words with the training photos; others had random splits."""
+    (corel,) = published.KNOWN[0].tables
+    own = {"images": 499, "five_words_an_image": {"words": 260}}
+    assert published.same_test_split(corel, own)
+    assert not published.same_test_split(corel, own | {"images": 500})
+    assert not published.same_test_split(corel, own | {"five_words_an_image": {"words": 255}})
+    assert not any(published.same_test_split(table, own) for one in published.KNOWN[1:] for table in one.tables)
 
 
 @pytest.mark.parametrize("size", [(360, 360), (4000, 300), (20, 3000)])

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
-from socialtag_jax import evaluation_report
+from socialtag_jax import evaluation_report, trained
 from socialtag_jax.config import Suggestion
 from socialtag_jax.errors import UserError
 from socialtag_jax.evaluate import Evaluation, Scorer
@@ -70,6 +71,15 @@ def saved(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         evaluation_report.write_results(found, dataset, scorer, folder)
         folders.append(folder)
     return folders[0], folders[1]
+
+
+def changed_evaluation(of: Path, folder: Path, change: dict[str, Any]) -> evaluation_files.SavedEvaluation:
+    """A copy of an evaluation's files, with other fields in `metrics.json`."""
+    for file in of.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    summary = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(summary | change))
+    return evaluation_files.find(folder, "test")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +166,7 @@ def test_sections_of_the_page(text: str):
         "calibration error",
         "by a loss weight of 10",
         "Predicted, not labelled, very sure",
-        "without a tag, not scored",
+        "Photos without a tag have no F1",
         "most frequent tags:",
         "Tags that dominate predictions",
     ):
@@ -166,6 +176,28 @@ def test_sections_of_the_page(text: str):
 
 def test_a_bundle_has_no_training(dataset: Dataset, evaluation: Evaluation):
     assert 'id="training"' not in evaluation_page(evaluation, dataset, None)
+
+
+def test_a_run_that_was_stopped_before_its_first_validation(dataset: Dataset, evaluation: Evaluation):
+    curves = TrainingCurves([0.5, 0.4], [math.nan] * 2, [math.nan] * 2)
+    found = evaluation_page(evaluation, dataset, Training(curves, positive_weight=10.0))
+    assert "stopped before its first validation" in " ".join(found.split())
+    assert "in the last one 0.400 in training, – in validation" in found
+    assert "epoch 0" not in found
+    assert "F1 on the validation photos" not in found
+
+
+def test_how_often_the_very_sure_are_right(dataset: Dataset):
+    """Every photo is surely given its first tag, which is right, and the next one that it has not."""
+    confidences = np.zeros((IMAGES, len(TAGS)), np.float32)
+    for row, record in enumerate(dataset.records("test")):
+        if record.tags:
+            wrong = next(tag for tag in range(len(TAGS)) if tag not in record.tags)
+            confidences[row, [record.tags[0], wrong]] = 0.95, 0.91
+            confidences[row, record.tags[1]] = 0.5
+    found = " ".join(evaluation_page(evaluation_of(dataset, confidences), dataset, None).split())
+    assert "at least 90 % sure of a tag that the photo does not have" in found
+    assert "Of all predictions that it is so sure of, 50 % are among the labels." in found
 
 
 def test_nothing_is_predicted(dataset: Dataset):
@@ -201,6 +233,26 @@ def test_comparison_of_an_evaluation_with_itself(saved: tuple[Path, Path]):
     assert all(row[6] == row[9] == 0 for row in table_of(text)["rows"])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"trained_on_this_data_set": False}, "B was trained on another data set"),
+        ({"threshold": 0.5}, "A and B predict tags by other limits"),
+        ({"max_tags": 5}, "A and B predict tags by other limits"),
+    ],
+)
+def test_what_makes_a_comparison_unfair(
+    saved: tuple[Path, Path], tmp_path: Path, change: dict[str, Any], words: str | None
+):
+    text = comparison_page.comparison_page(
+        evaluation_files.find(saved[0], "test"), changed_evaluation(saved[1], tmp_path, change), None
+    )
+    found = re.findall(r'<p class="notice">([AB] .*?)</p>', text)
+    assert len(found) == (words is not None)
+    assert all(one.startswith(str(words)) for one in found)
+
+
 def test_comparison(comparison: str, saved: tuple[Path, Path]):
     """The means are those of metrics.json; the rows of the table those of per_tag.csv."""
     first, second = (json.loads((folder / "metrics.json").read_text())["scores"]["model"] for folder in saved)
@@ -221,11 +273,7 @@ def test_comparison(comparison: str, saved: tuple[Path, Path]):
     ],
 )
 def test_what_cannot_be_compared(saved: tuple[Path, Path], tmp_path: Path, change: dict[str, Any], words: str):
-    for file in saved[1].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    summary = json.loads((tmp_path / "metrics.json").read_text())
-    (tmp_path / "metrics.json").write_text(json.dumps(summary | change))
-    first, second = evaluation_files.find(saved[0], "test"), evaluation_files.find(tmp_path, "test")
+    first, second = evaluation_files.find(saved[0], "test"), changed_evaluation(saved[1], tmp_path, change)
     with pytest.raises(UserError, match=re.escape(words)):
         comparison_page.comparison_page(first, second, None)
 
@@ -261,6 +309,22 @@ def test_report_without_its_packages(
     assert result.err == (
         "socialtag: error: a report needs jinja2, which is not installed -- pip install 'socialtag-jax[report]'\n"
     )
+
+
+def test_damaged_training_metrics_are_found_before_scoring(
+    socialtag: Socialtag, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Scoring may take hours, and an error would lose it."""
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "epoch", "step": 3}\n')
+
+    def score(images: np.ndarray) -> np.ndarray:
+        raise AssertionError("scored before the curves were read")
+
+    scorer = Scorer("run", dataset.vocabulary, 32, Suggestion(), 1, score, dataset.fingerprint)
+    monkeypatch.setattr(trained, "run_scorer", lambda *arguments, **more: scorer)
+    result = socialtag("evaluate", tmp_path, "--dataset", dataset.location)
+    assert result.code == 1
+    assert "metrics.jsonl: a line is not what a run writes: KeyError('loss')" in result.err
 
 
 def test_evaluation_without_its_packages(
@@ -305,6 +369,8 @@ def test_table_in_a_browser(browser: Browser, text: str, tmp_path: Path):
     shown.get_by_role("button", name="Show more").click()
     assert rows.count() == 80
     assert not shown.get_by_role("button", name="Show more").is_visible()
+    # A keyboard goes on from the table, not from the top of the page.
+    assert shown.evaluate("document.activeElement.getAttribute('aria-label')") == "Scores by tag"
 
     head = shown.locator("#tag-table thead th", has_text="recall")
     head.get_by_role("button").click()
@@ -386,6 +452,27 @@ def test_legible_in_both_schemes(
     assert asked == [shown.url]
 
 
+@pytest.mark.parametrize("which", ["text", "comparison"])
+def test_fits_on_paper(browser: Browser, which: str, tmp_path: Path, request: pytest.FixtureRequest):
+    """A page that is wider is cut at its right edge. A4 less the margins is 186 mm, 703 px."""
+    shown, _ = opened(browser, request.getfixturevalue(which), tmp_path, viewport={"width": 703, "height": 1000})
+    shown.emulate_media(media="print")
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 703
+
+
+def test_without_javascript(browser: Browser, text: str, tmp_path: Path):
+    """All but the table of tags is there; where its numbers are, the page says."""
+    with browser.new_context(java_script_enabled=False) as context:
+        shown = context.new_page()
+        (tmp_path / "report.html").write_text(text, encoding="utf-8")
+        shown.goto((tmp_path / "report.html").as_uri())
+        notice = shown.locator("noscript p")
+        assert notice.is_visible()
+        assert "per_tag.csv beside this page has the same numbers" in notice.inner_text()
+        assert not shown.get_by_role("searchbox").is_visible()
+        assert shown.get_by_role("heading", name="Calibration").is_visible()
+
+
 def test_print(browser: Browser, text: str, tmp_path: Path):
     """On white paper, from a dark screen too, and without what cannot be clicked there."""
     shown, _ = opened(browser, text, tmp_path, color_scheme="dark")
@@ -393,6 +480,10 @@ def test_print(browser: Browser, text: str, tmp_path: Path):
     assert shown.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
     assert not shown.locator("nav").is_visible()
     assert not shown.get_by_role("searchbox").is_visible()
+    # A table in part says so.
+    assert shown.get_by_text("50 of 80 tags").is_visible()
+    arrow = "getComputedStyle(document.querySelector('[aria-sort] button'), '::after').content"
+    assert shown.evaluate(arrow) == "none"
     assert min(shown.evaluate(_CONTRASTS))[0] >= 4.5
     pages = re.findall(rb"/Type\s*/Page\b", shown.pdf(format="A4", print_background=True))
     assert 3 <= len(pages) <= 20

@@ -44,7 +44,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from socialtag_jax.evaluation_report import evaluation_folder, table, write_results
     from socialtag_jax.parallel import Devices
     from socialtag_jax.report import page
-    from socialtag_jax.report.evaluation_page import write_report
+    from socialtag_jax.report.evaluation_page import Training, write_report
     from socialtag_jax.shards.dataset import open_dataset
     from socialtag_jax.tagger import is_bundle
     from socialtag_jax.trained import run_scorer
@@ -62,12 +62,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
     output = options.output or evaluation_folder(options.model, options.split)
     if scorer.trained_on != dataset.fingerprint:
         log("warning: not the data set that the model was trained on: photos of this split may have been trained on")
+    # Before the scores, which may take hours and would be lost with an error.
+    training = None if bundle or page.missing_package() is not None else Training.of(options.model)
     with storage.staged(output) as folder:
         result = evaluate(
             scorer, dataset, options.split, batch_size=options.batch_size, threads=0, stream=sys.stderr, scratch=folder
         )
         write_results(result, dataset, scorer, folder)
-        write_report(result, dataset, None if bundle else options.model, folder)
+        write_report(result, dataset, training, folder)
     if options.json:
         print(json.dumps(result.summary, ensure_ascii=False))
     else:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from socialtag_jax import metrics
 from socialtag_jax.errors import UserError
@@ -16,7 +17,6 @@ from socialtag_jax.shards.dataset import Dataset
 
 _PHOTOS = 8
 """Of each kind."""
-_MOST_ROWS = 15_000
 _SCORES = (
     ("F1 mean", "f1.mean"),
     ("F1 median", "f1.median"),
@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 
     Attributes:
       mean: of second less first.
-      low: of the 95 % interval of the mean, by the normal distribution.
+      low: of the 95 % interval of the mean, by Student's distribution; NaN for a single image.
       high: of the interval.
       better: images whose second score is higher.
       worse: images whose second score is lower.
@@ -58,9 +58,11 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     values = (second - first)[~np.isnan(first) & ~np.isnan(second)]
     mean = float(np.mean(values))
     # With one image, nothing is known of how far means scatter.
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    half = math.nan
+    if len(values) > 1:
+        half = float(special.stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1)) / math.sqrt(len(values))
     better, worse = int(np.sum(values > 0)), int(np.sum(values < 0))
-    return Difference(mean, mean - 1.96 * error, mean + 1.96 * error, better, worse, len(values) - better - worse)
+    return Difference(mean, mean - half, mean + half, better, worse, len(values) - better - worse)
 
 
 def check_same_photos(first: SavedEvaluation, second: SavedEvaluation) -> None:
@@ -106,7 +108,7 @@ def comparison_page(first: SavedEvaluation, second: SavedEvaluation, dataset: Da
         "runs": {name: _run(one.summary) for name, one in both.items()},
         "dataset": shown(first.summary.text("dataset")),
         "split": first.summary.text("split"),
-        "images": first.summary.count("images"),
+        "notices": _notices(both),
         "f1": f1,
         "scores": [_score(label, path, first, second) for label, path in _SCORES],
         "intervals": [
@@ -124,6 +126,22 @@ def comparison_page(first: SavedEvaluation, second: SavedEvaluation, dataset: Da
     return page.render("comparison.html", content)
 
 
+def _notices(both: Mapping[str, SavedEvaluation]) -> list[str]:
+    """What to know before comparing."""
+    found = [
+        f"{name} was trained on another data set: it may have been trained on these photos."
+        for name, one in both.items()
+        if not one.summary.flag("trained_on_this_data_set")
+    ]
+    limits = {(one.summary.number("threshold"), one.summary.count("max_tags")) for one in both.values()}
+    if len(limits) > 1:
+        found.append(
+            "A and B predict tags by other limits: F1, precision and recall differ by these too; precision at 1, recall "
+            "and accuracy at 5, and average precision do not depend on them."
+        )
+    return found
+
+
 def _run(summary: Fields) -> Mapping[str, Any]:
     return {
         "model": shown(summary.text("model")),
@@ -138,12 +156,12 @@ def _score(label: str, path: str, first: SavedEvaluation, second: SavedEvaluatio
 
 
 def _training(both: Mapping[str, SavedEvaluation]) -> list[Mapping[str, str]]:
-    curves = {name: one.curves for name, one in both.items() if one.curves is not None and len(one.curves)}
+    curves = {name: one.curves for name, one in both.items() if one.curves is not None and one.curves.validated}
     if len(curves) < len(both):
         return []
     losses, f1 = figures.training(curves)
-    last = ", ".join(f"{name} {one.validation_loss[-1]:.3f}" for name, one in curves.items())
-    best = ", ".join(f"{name} {one.best[1]:.3f}" for name, one in curves.items())
+    last = ", ".join(f"{name} {page.score(one.validation_loss[-1])}" for name, one in curves.items())
+    best = ", ".join(f"{name} {page.score(one.best[1])}" for name, one in curves.items())
     return [
         page.figure(losses, f"Validation loss by epoch; in the last one {last}"),
         page.figure(f1, f"F1 on the validation photos by epoch; at best {best}"),
@@ -163,7 +181,10 @@ def _image_figures(
 
 
 def _thresholds(both: Mapping[str, SavedEvaluation]) -> Mapping[str, str]:
-    curves = {name: (one.threshold_curve(), one.summary.number("threshold")) for name, one in both.items()}
+    curves = {
+        name: (one.threshold_curve(), (one.summary.number("threshold"), one.score("f1.mean")))
+        for name, one in both.items()
+    }
     best = (
         f"{name} {curve.f1.max():.3f} at {curve.threshold[curve.f1.argmax()]:g}" for name, (curve, _) in curves.items()
     )
@@ -175,7 +196,7 @@ def _thresholds(both: Mapping[str, SavedEvaluation]) -> Mapping[str, str]:
 def _groups(tags: Sequence[TagScores]) -> list[Mapping[str, Any]]:
     frequency = tags[0].frequency
     found = [tag_groups.group_scores(one.counts, one.average_precision, frequency) for one in tags]
-    return [{"name": a.name, "tags": a.tags, "a": a, "b": b} for a, b in zip(*found, strict=True)]
+    return [{"name": a.name, "a": a, "b": b} for a, b in zip(*found, strict=True)]
 
 
 def _photos(
@@ -198,7 +219,7 @@ def _photos(
 
     def shown_photo(row: int) -> Mapping[str, Any]:
         its_chips = {name: photos.chips(tags[row].predicted, tags[row].true, displays) for name, tags in found.items()}
-        return photos.photo(records, row, image_ids[row], its_chips, change=float(change[row]))
+        return photos.photo(records, row, image_ids[row], its_chips, page.signed(float(change[row])))
 
     return {kind: [shown_photo(row) for row in its_rows] for kind, its_rows in rows.items()}
 
@@ -209,17 +230,15 @@ def _tags(tags: Sequence[TagScores]) -> Mapping[str, Any]:
     f1 = [metrics.tag_precision_recall_f1(one.counts)[2] for one in tags]
     average = [one.average_precision for one in tags]
     true = first.counts.true
-    rows = []
-    for tag in map(int, np.argsort(-true, kind="stable")[:_MOST_ROWS]):
-        if not true[tag]:
-            break
+    rows, there = [], int(np.count_nonzero(true))
+    for tag in map(int, np.argsort(-true, kind="stable")[: min(there, page.MOST_ROWS)]):
         numbers = [round(float(value), 3) for values in (f1, average) for value in _with_change(values, tag)]
         predicted = [int(one.counts.predicted[tag]) for one in (first, second)]
         rows.append([shown(first.displays[tag]), int(true[tag]), *predicted, *numbers])
-    columns = [("tag", "text"), ("photos", "count"), ("predicted by A", "count"), ("by B", "count")]
+    columns = [("tag", "text"), ("photos", "count"), ("predicted, A", "count"), ("predicted, B", "count")]
     for name in ("F1", "AP"):
-        columns += [(f"{name} of A", "ratio"), ("of B", "ratio"), ("B − A", "signed")]
-    return page.tag_table(columns, rows, 1)
+        columns += [(f"{name}, A", "ratio"), (f"{name}, B", "ratio"), (f"{name}, B − A", "signed")]
+    return page.tag_table(columns, rows, sort=1, left_out=there - len(rows))
 
 
 def _with_change(values: Sequence[np.ndarray], tag: int) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -28,8 +28,6 @@ from socialtag_jax.storage import Location
 
 _PHOTOS = 12
 """Of each kind."""
-_MOST_ROWS = 15_000
-"""Of the table of tags: about a megabyte."""
 _THRESHOLDS = np.arange(1, 100) / 100
 
 
@@ -45,26 +43,28 @@ class Training:
     curves: TrainingCurves
     positive_weight: float
 
+    @classmethod
+    def of(cls, run: Location) -> Self:
+        """What a run folder says.
 
-def write_report(evaluation: Evaluation, dataset: Dataset, run: Location | None, output: Path) -> None:
+        Raises:
+          UserError: it is none, or its metrics are damaged.
+        """
+        return cls(training_curves.read(run), run_folder.load_run(run).experiment.loss.positive_weight)
+
+
+def write_report(evaluation: Evaluation, dataset: Dataset, training: Training | None, output: Path) -> None:
     """Writes `report.html` atomically; without the packages that it needs, none, nor leaves an older one.
 
     Args:
       evaluation: on `dataset`.
       dataset: whose photos are shown.
-      run: the folder of the run that the model is of; None for a bundle.
+      training: None for a model that comes without its run.
       output: a folder.
-
-    Raises:
-      UserError: the run's metrics are damaged.
     """
     if page.missing_package() is not None:
         (output / page.REPORT).unlink(missing_ok=True)
         return
-    training = None
-    if run is not None:
-        loss = run_folder.load_run(run).experiment.loss
-        training = Training(training_curves.read(run), loss.positive_weight)
     files.write_text(output / page.REPORT, evaluation_page(evaluation, dataset, training))
 
 
@@ -128,7 +128,8 @@ def _published(summary: Mapping[str, Any], dataset: Dataset) -> Mapping[str, Any
     known = published.known_dataset(sum(map(len, dataset.splits.values())), len(dataset.vocabulary))
     if known is None or summary["split"] != "test":
         return None
-    return {"name": known.name, "tables": [_published_table(table, summary) for table in known.tables]}
+    tables = [table for table in known.tables if published.our_values(table, summary, "model") is not None]
+    return {"name": known.name, "tables": [_published_table(table, summary) for table in tables]}
 
 
 def _published_table(table: published.PublishedTable, summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -139,7 +140,13 @@ def _published_table(table: published.PublishedTable, summary: Mapping[str, Any]
         if values is not None:
             cells = [_published_cell(value, path) for value, path in zip(values, table.paths, strict=True)]
             rows.append({"name": name, "source": "", "cells": cells, "ours": True})
-    return {"title": table.title, "columns": table.columns, "rows": rows, "note": table.note}
+    return {
+        "title": table.title,
+        "columns": table.columns,
+        "rows": rows,
+        "note": table.note,
+        "same_photos": published.same_test_split(table, summary),
+    }
 
 
 def _published_cell(value: float, path: str) -> str:
@@ -152,21 +159,18 @@ def _training(training: Training | None) -> Mapping[str, Any] | None:
     if training is None or not len(training.curves):
         return None
     found = training.curves
-    losses, f1 = figures.training({"model": found})
-    last = len(found) - 1
     best_epoch, best_f1 = found.best
+    last = [page.score(losses[-1]) for losses in (found.training_loss, found.validation_loss)]
+    descriptions = [
+        f"Loss by epoch, {len(found)} in all; in the last one {last[0]} in training, {last[1]} in validation",
+        f"F1 on the validation photos, at best {best_f1:.3f}, in epoch {best_epoch}",
+    ]
     return {
         "epochs": len(found),
+        "validated": found.validated,
         "best_epoch": best_epoch,
         "best_f1": best_f1,
-        "figures": [
-            page.figure(
-                losses,
-                f"Loss over {len(found)} epochs; in the last one {found.training_loss[last]:.3f} in training, "
-                f"{found.validation_loss[last]:.3f} in validation",
-            ),
-            page.figure(f1, f"F1 on the validation photos, at best {best_f1:.3f}, in epoch {best_epoch}"),
-        ],
+        "figures": [page.figure(*one) for one in zip(figures.training({"model": found}), descriptions, strict=False)],
     }
 
 
@@ -284,11 +288,15 @@ def _photos(evaluation: Evaluation, found: Outcomes, dataset: Dataset) -> Mappin
             predicted = photos.predicted_tags(found.tag_ids[row], found.confidences[row], found.predicted[row], tags)
             true = [tags[tag] for tag in found.true_ids[row].tolist() if tag >= 0]
             its_chips = photos.chips(predicted, true, displays)
-            result.append(photos.photo(records, row, evaluation.labels.image_ids[row], its_chips, f1=float(f1[row])))
+            result.append(photos.photo(records, row, evaluation.labels.image_ids[row], its_chips, f"{f1[row]:.2f}"))
         return result
 
+    sure = found.predicted & (found.confidences >= photo_choice.VERY_SURE)
     return {
-        "very_sure": photo_choice.VERY_SURE,
+        "very_sure": {
+            "confidence": photo_choice.VERY_SURE,
+            "right": float(found.correct[sure].mean()) if sure.any() else math.nan,
+        },
         "photos": {kind: shown_photos(rows) for kind, rows in asdict(choice).items()},
     }
 
@@ -297,7 +305,7 @@ def _tags(evaluation: Evaluation, displays: Sequence[str], learned: np.ndarray |
     """The table of tags, those with the most photos first."""
     counts, images = evaluation.tag_counts, len(evaluation.image_scores.f1)
     ratios = (*metrics.tag_precision_recall_f1(counts), evaluation.average_precision)
-    order = np.lexsort((-counts.predicted, -counts.true))[:_MOST_ROWS]
+    order = np.lexsort((-counts.predicted, -counts.true))[: page.MOST_ROWS]
     rows = []
     for tag in order.tolist():
         true, predicted = int(counts.true[tag]), int(counts.predicted[tag])
@@ -318,5 +326,4 @@ def _tags(evaluation: Evaluation, displays: Sequence[str], learned: np.ndarray |
         ("AP", "ratio"),
         ("lift", "times"),
     ]
-    left_out = len(displays) - len(rows)
-    return {"table": page.tag_table(columns, rows, 1 if learned is None else 2), "left_out": left_out}
+    return page.tag_table(columns, rows, sort=1 if learned is None else 2, left_out=len(displays) - len(rows))

@@ -60,7 +60,7 @@ _PANEL = 3.4, 2.75
 
 
 def training(runs: Mapping[str, TrainingCurves]) -> list[str]:
-    """Loss and F1 by epoch: two panels; of several runs, the validation curves alone."""
+    """Loss, and where it is known F1, by epoch: a panel each; of several runs, the validation curves alone."""
 
     def losses(panel: "Axes") -> None:
         for (name, curves), colour in zip(runs.items(), (_FIRST, _SECOND), strict=False):
@@ -79,7 +79,8 @@ def training(runs: Mapping[str, TrainingCurves]) -> list[str]:
         if len(runs) > 1:
             panel.legend()
 
-    return [_svg(losses, "losses", epochs=True), _svg(f1, "validation f1", epochs=True)]
+    drawn = [_svg(losses, "losses", epochs=True)]
+    return [*drawn, _svg(f1, "validation f1", epochs=True)] if any(one.validated for one in runs.values()) else drawn
 
 
 def image_scores(scores: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]) -> list[str]:
@@ -127,10 +128,7 @@ def thresholds(curve: ThresholdCurve, chosen: float) -> str:
         panel.plot(curve.threshold, curve.precision, color=_RIGHT, linestyle="--", label="precision")
         panel.plot(curve.threshold, curve.recall, color=_SECOND, linestyle="-.", label="recall")
         panel.plot(curve.threshold, curve.f1, color=_FIRST, label="F1")
-        panel.axvline(chosen, color=_INK, linestyle=":", linewidth=1.4)
-        panel.annotate(
-            f"chosen: {chosen:g}", (chosen, 1.0), (4, -2), textcoords="offset points", va="top", fontsize=9, color=_INK
-        )
+        panel.axvline(chosen, color=_INK, linestyle=":", linewidth=1.4, label=f"chosen: {chosen:g}")
         panel.set(title="Means over photos", xlabel="threshold", xlim=(0, 1), ylim=(0, 1.04))
         panel.legend(loc="best")
 
@@ -200,13 +198,13 @@ def reliability(found: Calibration, positive_weight: float | None) -> list[str]:
     return [_svg(draw, "reliability"), _svg(draw_counts, "confidences")]
 
 
-def compared_thresholds(curves: Mapping[str, tuple[ThresholdCurve, float]]) -> str:
-    """F1 by threshold of two evaluations; each with the threshold it was made with."""
+def compared_thresholds(curves: Mapping[str, tuple[ThresholdCurve, tuple[float, float]]]) -> str:
+    """F1 by threshold of two evaluations; each with the threshold it was made with, and the F1 that it found."""
 
     def draw(panel: "Axes") -> None:
         for (name, (curve, chosen)), colour in zip(curves.items(), (_FIRST, _SECOND), strict=False):
             panel.plot(curve.threshold, curve.f1, color=colour, label=name)
-            panel.plot(chosen, np.interp(chosen, curve.threshold, curve.f1), "o", color=colour, markersize=6)
+            panel.plot(*chosen, "o", color=colour, markersize=6)
         panel.set(title="Mean F1 over photos", xlabel="threshold", xlim=(0, 1))
         _from_zero(panel)
         panel.legend()
@@ -235,6 +233,8 @@ def _from_zero(panel: "Axes") -> None:
 
 
 def _curve(panel: "Axes", x: np.ndarray, values: Sequence[float], colour: str, label: str, style: str = "-") -> None:
+    if np.all(np.isnan(values)):
+        return
     # A single epoch is a point, of which a line would show nothing.
     panel.plot(x, values, style, color=colour, label=label, marker="o", markersize=3.5)
 

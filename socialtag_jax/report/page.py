@@ -12,6 +12,9 @@ from socialtag_jax.errors import UserError, printable
 REPORT = "report.html"
 INSTALL = "pip install 'socialtag-jax[report]'"
 
+MOST_ROWS = 15_000
+"""Of a table of tags: about a megabyte."""
+
 _LONGEST = 80
 """Characters that a tag or a path may take."""
 
@@ -46,15 +49,19 @@ def figure(svg: str, description: str) -> Mapping[str, str]:
     return {"svg": Markup(svg), "description": description}
 
 
-def tag_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]], sort: int) -> Mapping[str, Any]:
+def tag_table(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]], *, sort: int, left_out: int
+) -> Mapping[str, Any]:
     """A table that can be sorted and searched.
 
     Args:
       columns: heads, and the kind of value: "text", "count", "ratio", "signed" or "times".
       rows: values; None where there is none. They come sorted by the column `sort`, from high to low.
       sort: index of a column.
+      left_out: how many more rows there would be; see `MOST_ROWS`.
     """
-    return {"columns": [{"label": label, "kind": kind} for label, kind in columns], "rows": rows, "sort": sort}
+    kinds = [{"label": label, "kind": kind} for label, kind in columns]
+    return {"columns": kinds, "rows": rows, "sort": sort, "left_out": left_out}
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
@@ -77,7 +84,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _score, "signed": _signed, "share": _share, "words": _words}
+    environment.filters |= {"score": score, "signed": signed, "share": _share, "words": _words}
     return environment.get_template(template).render(
         content,
         styles=[style.read_text(encoding="utf-8") for style in styles],
@@ -93,11 +100,13 @@ def _words(label: str) -> str:
     return label[:1].upper() + label[1:]
 
 
-def _score(value: float) -> str:
+def score(value: float) -> str:
+    """A score with three digits; a dash for NaN."""
     return "–" if value != value else f"{value:.3f}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference of scores; a dash for NaN."""
     return "–" if value != value else f"{value:+.3f}".replace("-", "−")
 
 

@@ -41,7 +41,7 @@ def _more(found: Sequence[Mapping[str, Any]], word: str) -> list[dict[str, Any]]
     return [{"state": "more", "tag": f"and {left} more {word}", "confidence": None}] if left > 0 else []
 
 
-def photo(records: ParsedRecords | None, row: int, image_id: str, its_chips: Any, **more: Any) -> Mapping[str, Any]:
+def photo(records: ParsedRecords | None, row: int, image_id: str, its_chips: Any, f1: str) -> Mapping[str, Any]:
     """A photo as the templates take it.
 
     Args:
@@ -49,10 +49,10 @@ def photo(records: ParsedRecords | None, row: int, image_id: str, its_chips: Any
       row: of the photo.
       image_id: as evaluated.
       its_chips: of `chips`, once or by the name of a model.
-      **more: what else the page says of it.
+      f1: its score, or by how much that differs.
     """
     picture = None if records is None else thumbnail(records[row].image)
-    return {"path": shown(image_id), "picture": picture, "chips": its_chips, **more}
+    return {"path": shown(image_id), "picture": picture, "chips": its_chips, "f1": f1}
 
 
 def predicted_tags(

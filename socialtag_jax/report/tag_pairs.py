@@ -6,6 +6,7 @@ Pairs are counted among the tags that matter alone, so that memory does not grow
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from socialtag_jax.report.outcomes import Outcomes
 
@@ -13,10 +14,10 @@ TAGS = 300
 """Tags that matter: pairs are counted among so many missed and so many predicted ones."""
 
 _CHUNK = 4096
-_LEAST_EXPECTED = 3.0
-"""Of images with both of two tags by chance: with fewer, that there is none says little (for 3, chance is 1 in 20)."""
 _APART = 0.2
 """Tags exclude each other where so small a share of the images that chance would give both has both."""
+_BY_CHANCE = 0.01
+"""And where so few images would have both, were the two independent, less often than this."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Conflict:
     Attributes:
       first: the one that more images have.
       second: the other one.
-      predicted: images for which both were predicted.
+      predicted: images with tags for which both were predicted.
       true: images that have both.
       expected: images that would have both by chance, from how many have each.
     """
@@ -65,7 +66,8 @@ def confusions(found: Outcomes, n_tags: int, most: int = 15) -> list[Confusion]:
       n_tags: size of the vocabulary.
       most: how many.
     """
-    wrong, missed = found.wrong, found.missed
+    # Of an image without tags, nothing is missed.
+    wrong, missed = found.wrong & found.tagged[:, None], found.missed
     said_of = np.bincount(found.tag_ids[wrong], minlength=n_tags)
     missed_of = np.bincount(found.true_ids[missed], minlength=n_tags)
     said, missing = _matter(said_of), _matter(missed_of)
@@ -86,19 +88,22 @@ def confusions(found: Outcomes, n_tags: int, most: int = 15) -> list[Confusion]:
 def conflicts(found: Outcomes, n_tags: int, most: int = 15) -> list[Conflict]:
     """The pairs that were most often predicted together, of those that exclude each other in the split's labels.
 
+    Among independent tags, images with both have nearly Poisson's distribution: with 4.6 expected, one pair in a hundred
+    has none. A pair of which fewer are expected is never listed, however apart the two are.
+
     Args:
       found: of a split.
       n_tags: size of the vocabulary.
       most: how many.
     """
-    true = found.true_ids >= 0
+    true, predicted = found.true_ids >= 0, found.predicted & found.tagged[:, None]
     true_of = np.bincount(found.true_ids[true], minlength=n_tags)
-    tags = _matter(np.bincount(found.tag_ids[found.predicted], minlength=n_tags))
-    said = _count_pairs(found.tag_ids, found.predicted, tags, found.tag_ids, found.predicted, tags, n_tags)
+    tags = _matter(np.bincount(found.tag_ids[predicted], minlength=n_tags))
+    said = _count_pairs(found.tag_ids, predicted, tags, found.tag_ids, predicted, tags, n_tags)
     together = _count_pairs(found.true_ids, true, tags, found.true_ids, true, tags, n_tags)
     images = max(int(found.tagged.sum()), 1)
     expected = true_of[tags][:, None] * true_of[tags][None] / images
-    apart = (expected >= _LEAST_EXPECTED) & (together <= _APART * expected)
+    apart = (together <= _APART * expected) & (special.pdtr(together, expected) < _BY_CHANCE)
     counts = np.triu(np.where(apart, said, 0), 1)
     result = []
     for place in np.argsort(-counts, axis=None, kind="stable")[:most]:

@@ -29,10 +29,15 @@ class TrainingCurves:
 
     @property
     def best(self) -> tuple[int, float]:
-        """The epoch with the highest validation F1, from 1, and that F1; (0, NaN) where none is known."""
+        """The epoch with the highest validation F1, from 1, and that F1; (0, NaN) where there was no validation."""
         known = [(f1, -epoch) for epoch, f1 in enumerate(self.validation_f1, start=1) if not math.isnan(f1)]
         f1, epoch = max(known, default=(math.nan, 0))
         return -epoch, f1
+
+    @property
+    def validated(self) -> bool:
+        """Whether the F1 of any epoch is known: a run may have been stopped before."""
+        return self.best[0] > 0
 
 
 def training_curves(lines: Sequence[Mapping[str, Any]]) -> TrainingCurves:

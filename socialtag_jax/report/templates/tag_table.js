@@ -89,6 +89,10 @@ search.addEventListener("input", () => {
 more.addEventListener("click", () => {
   shown *= 4;
   draw();
+  if (more.hidden) {
+    // The button had the focus, which would go back to the top of the page.
+    section.querySelector(".wide").focus({ preventScroll: true });
+  }
 });
 
 section.classList.add("ready");
