@@ -312,6 +312,34 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
+SERVER = """
+import os, sys
+from socialtag_jax.web import hosting
+app, make, number = hosting.application("nothing", description=""), hosting.server, int(sys.argv[1])
+def asked_meanwhile(*arguments, **options):
+    os.kill(os.getpid(), number)
+    return make(*arguments, **options)
+if number:
+    hosting.server = asked_meanwhile
+with hosting.listen("127.0.0.1", 0) as listener:
+    sys.exit(hosting.run(app, listener, log=lambda line: print(line, file=sys.stderr)))
+"""
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_server_can_be_stopped_as_soon_as_it_says_its_address(number: signal.Signals, code: int, early: bool):
+    """And before."""
+    command = [sys.executable, "-c", SERVER, str(int(number) if early else 0)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        if not early:
+            process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (code, f"stopped by {number.name}\n")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_the_command_ends_when_what_it_accepted_is_done(bundle: Path, number: signal.Signals, code: int):
     """A request whose body is still on its way when the signal comes is answered."""

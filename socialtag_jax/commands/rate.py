@@ -113,7 +113,6 @@ def _serve(options: argparse.Namespace) -> int:
             if not hosting.is_loopback(listener):
                 log("warning: every computer that reaches this one can rate, under any name; there is no password")
             log("raters open this address, until Ctrl-C; every answer is stored when it is given:")
-            print(hosting.address(listener), flush=True)
             return hosting.run(app, listener, log=log)
 
 

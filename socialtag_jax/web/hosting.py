@@ -325,12 +325,25 @@ class _ImpatientProtocol(H11Protocol):
             self._look_again()
 
 
-def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
+class _Server(uvicorn.Server):
+    """Tells when it answers requests, and signals."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
+
+
+def server(app: FastAPI, *, patience: int, on_start: Callable[[], None] = lambda: None) -> uvicorn.Server:
     """A server that is not running yet; `.run(sockets=[listener])` runs it.
 
     Args:
       app: to serve.
       patience: seconds that requests which are under way may take when it is asked to stop.
+      on_start: called when it answers requests, and signals.
     """
     config = uvicorn.Config(
         app,
@@ -346,13 +359,14 @@ def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
     # They warn of each request that is no HTTP, or no form: anybody could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    return uvicorn.Server(config)
+    return _Server(config, on_start)
 
 
 def run(app: FastAPI, listener: socket.socket, *, log: Callable[[str], None], patience: int = 30) -> int:
     """Serves until Ctrl-C or SIGTERM, finishes the requests that are under way, and returns the exit code.
 
-    A second Ctrl-C waits for no request. For the main thread.
+    Prints the address to stdout when requests, and signals, are answered. A second Ctrl-C waits for no request. For the
+    main thread.
 
     Args:
       app: to serve.
@@ -361,8 +375,15 @@ def run(app: FastAPI, listener: socket.socket, *, log: Callable[[str], None], pa
       patience: seconds that requests may still take.
     """
     with stopping.on_signals() as request:
+
+        def on_start() -> None:
+            if request.signal is not None:  # before uvicorn took the signals
+                running.should_exit = True
+            print(address(listener), flush=True)
+
         # uvicorn takes the signals meanwhile, and raises them again when it has ended.
-        server(app, patience=patience).run(sockets=[listener])
+        running = server(app, patience=patience, on_start=on_start)
+        running.run(sockets=[listener])
     if request.signal is None:
         raise UserError("the server ended by itself", where=address(listener), hint="the lines above say why")
     log(f"stopped by {request.signal.name}")
