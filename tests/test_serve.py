@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from socialtag_jax.web import hosting
 from tests.bundles import constant_bundle
 from tests.conftest import Socialtag
 from tests.hostile_photos import encoded, picture
+from tests.tagging_servers import wait_for
 
 
 @pytest.mark.parametrize(
@@ -303,13 +303,6 @@ def test_a_missing_package_is_one_line(tmp_path: Path):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return constant_bundle(tmp_path_factory.mktemp("bundles") / "holiday", np.array([2, -1, 0, -3, 1], np.float32))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 SERVER = """

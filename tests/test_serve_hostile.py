@@ -23,10 +23,11 @@ from socialtag_jax.serve import uploads
 from socialtag_jax.serve.app import tagging_app
 from socialtag_jax.serve.feedback import FeedbackFile
 from socialtag_jax.serve.limits import Limits
+from socialtag_jax.shards.images import ResourceError
 from socialtag_jax.web import hosting
 from tests.hostile_photos import REJECTED, TAKEN, make, png_of_size
 from tests.servers import running
-from tests.tagging_servers import JPEG, LIMITS, SlowTagger, constant_tagger, error_of, form
+from tests.tagging_servers import JPEG, LIMITS, SlowTagger, constant_tagger, error_of, form, wait_for
 
 BASE64_THAT_IS_NONE = b"Content-Transfer-Encoding: base64\r\n\r\n!!!!!\r\n--x--\r\n"
 
@@ -229,11 +230,20 @@ def test_heads_that_lie(strict: str):
     assert httpx.get(f"{strict}/healthz").json() == {"status": "ok"}
 
 
-def test_a_sender_who_goes_away(strict: str):
-    host, port = strict.removeprefix("http://").split(":")
-    for _ in range(20):
+def test_a_sender_who_goes_away(strict: str, caplog: pytest.LogCaptureFixture):
+    """Is no failure of the server: nothing of it is in the log."""
+    gone = 'socialtag_requests_total{method="POST",route="/v1/tags",status="408"} '
+
+    def count() -> float:
+        lines = httpx.get(f"{strict}/metrics").text.splitlines()
+        return sum(float(line.removeprefix(gone)) for line in lines if line.startswith(gone))
+
+    before, (host, port) = count(), strict.removeprefix("http://").split(":")
+    for kind in ("image/jpeg", "multipart/form-data; boundary=x") * 5:
         with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(head("Content-Type: image/jpeg", f"Content-Length: {len(JPEG)}") + JPEG[:300])
+            connection.sendall(head(f"Content-Type: {kind}", f"Content-Length: {len(JPEG)}") + b"--x\r\n")
+    wait_for(lambda: count() == before + 10)
+    assert caplog.text == ""
     assert httpx.post(f"{strict}/v1/tags", files=form(JPEG)).status_code == 200
 
 
@@ -282,6 +292,30 @@ def test_requests_hold_no_more_memory_than_they_may(constant: Tagger, tmp_path: 
         assert error_of(answer) == (503, "overloaded")
         assert "retry-after" in answer.headers
         assert httpx.post(f"{address}/v1/tags", files=form(JPEG)).status_code == 200
+
+
+def test_of_a_request_that_fails_nothing_goes_on(constant: Tagger, tmp_path: Path):
+    """For one of its photos there is no memory: the answer is 503, and the others give up their place."""
+
+    class Failing(SlowTagger):
+        def pixels(self, photo: bytes, *, largest_pixels: int) -> np.ndarray:
+            if photo == b"large":
+                wait_for(lambda: len(self.batches) > 0)
+                raise ResourceError("there is not enough memory to decode it")
+            return self._tagger.pixels(photo, largest_pixels=largest_pixels)
+
+    failing = Failing(constant)
+    app = tagging_app(failing, Limits(), FeedbackFile(tmp_path / "c"))  # pyright: ignore[reportArgumentType]
+    with running(app) as address, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(httpx.post, f"{address}/v1/tags", files=form(JPEG), timeout=30)
+        wait_for(lambda: len(failing.batches) > 0)
+        answer = httpx.post(f"{address}/v1/tags", files=form(b"large", JPEG))
+        assert error_of(answer) == (503, "no_resources")
+        assert answer.headers["retry-after"] == "60"
+        failing.go.set()
+        assert first.result().status_code == 200
+        assert httpx.post(f"{address}/v1/tags", files=form(JPEG)).status_code == 200
+    assert failing.batches == [1, 1]
 
 
 def test_a_batch_that_fails_is_one_answer(constant: Tagger, tmp_path: Path, caplog: pytest.LogCaptureFixture):
