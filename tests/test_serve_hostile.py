@@ -214,6 +214,31 @@ def test_a_head_that_never_ends(constant: Tagger, tmp_path: Path, monkeypatch: p
         assert answer.result().status_code == 200
 
 
+def test_who_takes_no_answer(strict: str, monkeypatch: pytest.MonkeyPatch):
+    """Is cut off; who takes it slowly is not."""
+    monkeypatch.setattr(hosting, "_HEAD_SECONDS", 0.3)
+    host, port = strict.removeprefix("http://").split(":")
+    requests = b"GET /static/theme.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
+
+    def seconds_open(reads: bool) -> float:
+        start = time.monotonic()
+        with socket.create_connection((host, int(port))) as connection:
+            connection.setblocking(False)
+            while time.monotonic() < start + 3:
+                time.sleep(0.01)
+                try:
+                    with contextlib.suppress(BlockingIOError):
+                        connection.send(requests)
+                    with contextlib.suppress(BlockingIOError):
+                        assert not reads or connection.recv(2**16)
+                except ConnectionError:
+                    break
+        return time.monotonic() - start
+
+    assert seconds_open(reads=False) < 3
+    assert seconds_open(reads=True) >= 3
+
+
 def test_heads_that_lie(strict: str):
     image = "Content-Type: image/jpeg"
     assert raw(strict, head(image, "Content-Length: 99999999999999") + JPEG).startswith(b"HTTP/1.1 413 ")

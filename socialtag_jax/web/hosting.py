@@ -312,7 +312,10 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 class _ImpatientProtocol(H11Protocol):
-    """Closes connections that send no request, or the head of one forever: uvicorn itself would wait."""
+    """Closes connections whose other side sends no request, or the head of one forever, or takes no answer.
+
+    uvicorn itself would wait.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -320,13 +323,19 @@ class _ImpatientProtocol(H11Protocol):
 
     def _look_again(self) -> None:
         # Each request has a cycle of its own.
-        self.loop.call_later(_HEAD_SECONDS, self._look, self.cycle)
+        self.loop.call_later(_HEAD_SECONDS, self._look, self.cycle, self.transport.get_write_buffer_size())
 
-    def _look(self, last: object) -> None:
-        if self.transport.is_closing():
-            return
+    def _look(self, last: object, last_unsent: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
         answering = self.cycle is not None and not self.cycle.response_complete
-        if self.cycle is last and not answering:
+        if unsent and unsent == last_unsent:
+            # To close it would wait until all is sent.
+            self.transport.abort()
+        elif unsent:
+            self._look_again()
+        elif self.transport.is_closing():
+            return
+        elif self.cycle is last and not answering:
             self.transport.close()
         else:
             self._look_again()
