@@ -131,6 +131,22 @@ def test_who_gives_up_is_not_scored():
     assert scored == [0, 1, 2, 3, 9]
 
 
+def test_scores_that_are_too_few_end_no_other_batch():
+    async def main() -> float:
+        answers = iter([np.zeros((0, 1), np.float32), np.ones((1, 1), np.float32)])
+        batcher = Batcher(lambda _: next(answers), 32)
+        batcher.start()
+        image = np.zeros((1, 1, 1), np.uint8)
+        with pytest.raises(ValueError, match="shorter"):
+            await asyncio.wait_for(batcher.scores(image), 5)
+        assert batcher.alive
+        row = await asyncio.wait_for(batcher.scores(image), 5)
+        await batcher.close()
+        return float(row[0])
+
+    assert asyncio.run(main()) == 1.0
+
+
 def test_how_long_photos_take_is_learnt():
     """Batches of 1, 1 and 2 photos in 2, 4 and 4 seconds: 2 a photo, then 2 + 0.2 (4 - 2) = 2.4, and 2.32."""
     ticks = iter([0.0, 2.0, 10.0, 14.0, 20.0, 24.0])
@@ -161,7 +177,7 @@ def test_memory_is_given_back():
     assert memory.held == 0
 
 
-CHOICE = {"photo": "0" * 64, "name": "a\nb \ud83d.jpg", "tag": "sun", "choice": "accepted"}
+CHOICE = {"photo": "0" * 64, "name": "a\nb\u2028c\x85 \N{SNOWFLAKE}.jpg", "tag": "sun", "choice": "accepted"}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -176,7 +192,7 @@ def test_feedback_is_one_line_a_choice(tmp_path: Path):
     assert path.read_bytes() == b""
     file.append([CHOICE, {**CHOICE, "choice": "rejected"}])
     first, second = read(path)
-    assert first == {**CHOICE, "time": "2026-11-26T12:00:00.000+00:00", "name": "a\nb ?.jpg"}
+    assert first == {**CHOICE, "time": "2026-11-26T12:00:00.000+00:00"}
     assert (second["choice"], next(iter(second))) == ("rejected", "time")
 
 

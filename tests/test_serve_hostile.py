@@ -300,14 +300,22 @@ def test_overload_is_503_with_retry_after_and_what_waits_goes_together(constant:
         assert ask().status_code == 200
 
 
+def error_of_health(address: str) -> tuple[int, str] | None:
+    answer = httpx.get(f"{address}/healthz")
+    return None if answer.status_code == 200 else error_of(answer)
+
+
 def test_an_answer_that_takes_too_long(constant: Tagger, tmp_path: Path):
     slow = SlowTagger(constant)
     app = tagging_app(slow, Limits(seconds=0.5), FeedbackFile(tmp_path / "c"))  # pyright: ignore[reportArgumentType]
     with running(app) as address:
         answer = httpx.post(f"{address}/v1/tags", files=form(JPEG), timeout=30)
         assert error_of(answer) == (503, "overloaded")
+        # Who watches the server learns that it tags nothing.
+        wait_for(lambda: error_of_health(address) == (503, "not_tagging"))
         slow.go.set()
         assert httpx.post(f"{address}/v1/tags", files=form(JPEG)).status_code == 200
+        assert httpx.get(f"{address}/healthz").status_code == 200
 
 
 def test_requests_hold_no_more_memory_than_they_may(constant: Tagger, tmp_path: Path):

@@ -102,7 +102,7 @@ def test_suggestions_slider_choices_and_copy(page: Page, choices: Path):
 
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    slider = page.get_by_role("slider", name="Show tags that are at least")
+    slider = page.get_by_role("slider", name="Show tags that are more than")
     slider.fill("60")
     expect(photo.locator(".tag")).to_have_count(2)
     slider.fill("1")
@@ -181,7 +181,7 @@ def test_keyboard_alone(page: Page, choices: Path):
     expect(page.locator("#threshold")).to_be_focused()
     page.keyboard.press("Home")
     expect(photo.locator(".tag")).to_have_count(5)
-    expect(page.locator("#threshold")).to_have_attribute("aria-valuetext", "1 percent")
+    expect(page.locator("#threshold")).to_have_attribute("aria-valuetext", "0 percent")
     for _ in range(4):
         page.keyboard.press("Tab")
     # One stop for all tags of a photo; its first tag.

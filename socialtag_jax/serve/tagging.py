@@ -70,8 +70,8 @@ class TaggingService:
 
     @property
     def alive(self) -> bool:
-        """Whether photos can be tagged."""
-        return self._batcher.alive
+        """Whether photos can be tagged, within the time limit."""
+        return self._batcher.alive and self._batcher.seconds_busy() < self.limits.seconds
 
     async def answer(self, request: Request, threshold: float | None, max_tags: int | None) -> list[TaggedPhoto]:
         """Tags a request's photos, in their order.
