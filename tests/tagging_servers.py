@@ -1,6 +1,8 @@
 """What the tests of the tagging server share: a model whose answers are known, requests, and their errors."""
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,13 @@ def error_of(answer: httpx.Response) -> tuple[int, str]:
     assert body["error"]["message"]
     assert "Traceback" not in answer.text
     return answer.status_code, body["error"]["code"]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class SlowTagger:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from socialtag_jax.web import hosting
 from tests.bundles import constant_bundle
 from tests.conftest import Socialtag
 from tests.hostile_photos import encoded, picture
+from tests.tagging_servers import wait_for
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,22 @@ def test_who_gives_up_is_not_scored():
     assert scored == [0, 1, 2, 3, 9]
 
 
+def test_scores_that_are_too_few_end_no_other_batch():
+    async def main() -> float:
+        answers = iter([np.zeros((0, 1), np.float32), np.ones((1, 1), np.float32)])
+        batcher = Batcher(lambda _: next(answers), 32)
+        batcher.start()
+        image = np.zeros((1, 1, 1), np.uint8)
+        with pytest.raises(ValueError, match="shorter"):
+            await asyncio.wait_for(batcher.scores(image), 5)
+        assert batcher.alive
+        row = await asyncio.wait_for(batcher.scores(image), 5)
+        await batcher.close()
+        return float(row[0])
+
+    assert asyncio.run(main()) == 1.0
+
+
 def test_how_long_photos_take_is_learnt():
     """Batches of 1, 1 and 2 photos in 2, 4 and 4 seconds: 2 a photo, then 2 + 0.2 (4 - 2) = 2.4, and 2.32."""
     ticks = iter([0.0, 2.0, 10.0, 14.0, 20.0, 24.0])
@@ -161,7 +177,7 @@ def test_memory_is_given_back():
     assert memory.held == 0
 
 
-CHOICE = {"photo": "0" * 64, "name": "a\nb \ud83d.jpg", "tag": "sun", "choice": "accepted"}
+CHOICE = {"photo": "0" * 64, "name": "a\nb\u2028c\x85 \N{SNOWFLAKE}.jpg", "tag": "sun", "choice": "accepted"}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -176,7 +192,7 @@ def test_feedback_is_one_line_a_choice(tmp_path: Path):
     assert path.read_bytes() == b""
     file.append([CHOICE, {**CHOICE, "choice": "rejected"}])
     first, second = read(path)
-    assert first == {**CHOICE, "time": "2026-11-26T12:00:00.000+00:00", "name": "a\nb ?.jpg"}
+    assert first == {**CHOICE, "time": "2026-11-26T12:00:00.000+00:00"}
     assert (second["choice"], next(iter(second))) == ("rejected", "time")
 
 
@@ -305,11 +321,32 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return constant_bundle(tmp_path_factory.mktemp("bundles") / "holiday", np.array([2, -1, 0, -3, 1], np.float32))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+SERVER = """
+import os, sys
+from socialtag_jax.web import hosting
+app, make, number = hosting.application("nothing", description=""), hosting.server, int(sys.argv[1])
+def asked_meanwhile(*arguments, **options):
+    os.kill(os.getpid(), number)
+    return make(*arguments, **options)
+if number:
+    hosting.server = asked_meanwhile
+with hosting.listen("127.0.0.1", 0) as listener:
+    sys.exit(hosting.run(app, listener, log=lambda line: print(line, file=sys.stderr)))
+"""
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_server_can_be_stopped_as_soon_as_it_says_its_address(number: signal.Signals, code: int, early: bool):
+    """And before."""
+    command = [sys.executable, "-c", SERVER, str(int(number) if early else 0)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        if not early:
+            process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (code, f"stopped by {number.name}\n")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

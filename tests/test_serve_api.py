@@ -66,10 +66,10 @@ def test_a_photo_as_the_body(strict: str):
     assert (body["threshold"], body["max_tags"]) == (0.3, 15)
     (photo,) = body["photos"]
     assert photo["sha256"] == hashlib.sha256(JPEG).hexdigest()
-    assert [(one["tag"], one["display"], round(one["confidence"], 3)) for one in photo["tags"]] == [
-        ("beach", "Beach", 0.881),
-        ("sun", "Sun", 0.731),
-        ("sea", "Sea", 0.5),
+    assert [tuple(one.values()) for one in photo["tags"]] == [
+        ("beach", "Beach", "#Beach", pytest.approx(0.881, abs=0.001)),
+        ("sun", "Sun", "#Sun", pytest.approx(0.731, abs=0.001)),
+        ("sea", "Sea", "#Sea", 0.5),
     ]
 
 
@@ -124,14 +124,13 @@ def test_names_are_only_shown(strict: str):
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_other_sites_cannot_use_it(strict: str):
+def test_other_sites_cannot_use_it(strict: str, choice: dict[str, Any]):
     """Neither by a name that they point here, nor by a page of theirs."""
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "", "[::1", "a@localhost"):
         answer = httpx.get(f"{strict}/v1/model", headers={"Host": host})
         assert error_of(answer) == (421, "unknown_host"), host
     for host in ("localhost", "LOCALHOST:1", "127.0.0.1:9", "[::1]:8000", "192.168.1.7", "tagger.example:80"):
         assert httpx.get(f"{strict}/v1/model", headers={"Host": host}).status_code == 200, host
-    choice = {"photo": "0" * 64, "tag": "sun", "confidence": 0.5, "choice": "accepted"}
     for origin in ("http://evil.example", "null", "http://localhost:1"):
         answer = httpx.post(f"{strict}/v1/feedback", json={"choices": [choice]}, headers={"Origin": origin})
         assert error_of(answer) == (403, "other_origin")
@@ -185,19 +184,25 @@ def test_metrics(strict: str):
     assert after[("socialtag_held_bytes",)] == 0
 
 
-def test_choices_are_lines_of_a_file(strict: str, feedback: Path):
+@pytest.fixture
+def choice(constant: Tagger) -> dict[str, Any]:
+    model = constant.description["files"]["params.safetensors"]
+    return {"model": model, "photo": "0" * 64, "tag": "sun", "confidence": 0.5, "choice": "accepted"}
+
+
+def test_choices_are_lines_of_a_file(strict: str, feedback: Path, choice: dict[str, Any]):
     before = feedback.read_text().splitlines() if feedback.exists() else []
-    photo = hashlib.sha256(JPEG).hexdigest()
-    choices = [
-        {"photo": photo, "name": "a.jpg", "tag": "sun", "confidence": 0.731, "choice": "accepted"},
-        {"photo": photo, "name": "a.jpg", "tag": "sea", "confidence": 0.5, "choice": "rejected"},
-    ]
+    answer = httpx.post(f"{strict}/v1/tags", files=form(JPEG)).json()
+    photo = answer["photos"][0]["sha256"]
+    choice |= {"model": answer["model"], "photo": photo, "name": "a.jpg"}
+    choices = [choice, {**choice, "tag": "sea", "choice": "rejected"}]
     assert httpx.post(f"{strict}/v1/feedback", json={"choices": choices}).json() == {"saved": 2}
     lines = [json.loads(line) for line in feedback.read_text().splitlines()[len(before) :]]
     assert [(one["photo"], one["tag"], one["choice"]) for one in lines] == [
         (photo, "sun", "accepted"),
         (photo, "sea", "rejected"),
     ]
+    assert lines[0]["model"] == answer["model"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", lines[0]["time"])
 
 
@@ -205,16 +210,20 @@ def test_choices_are_lines_of_a_file(strict: str, feedback: Path):
     ("change", "status", "code"),
     [
         ({"tag": "unheard of"}, 409, "unknown_tag"),
+        ({"model": "0" * 64}, 409, "other_model"),
+        ({"model": None}, 422, "invalid_request"),
         ({"choice": "perhaps"}, 422, "invalid_request"),
         ({"photo": "../../etc/passwd"}, 422, "invalid_request"),
         ({"confidence": 2}, 422, "invalid_request"),
         ({"more": 1}, 422, "invalid_request"),
     ],
 )
-def test_choices_that_are_none(strict: str, feedback: Path, change: dict[str, Any], status: int, code: str):
+def test_choices_that_are_none(
+    strict: str, feedback: Path, choice: dict[str, Any], change: dict[str, Any], status: int, code: str
+):
     before = feedback.read_bytes()
-    choice = {"photo": "0" * 64, "tag": "sun", "confidence": 0.5, "choice": "accepted", **change}
-    assert error_of(httpx.post(f"{strict}/v1/feedback", json={"choices": [choice]})) == (status, code)
+    answer = httpx.post(f"{strict}/v1/feedback", json={"choices": [choice, {**choice, **change}]})
+    assert error_of(answer) == (status, code)
     assert feedback.read_bytes() == before
 
 

@@ -23,10 +23,11 @@ from socialtag_jax.serve import uploads
 from socialtag_jax.serve.app import tagging_app
 from socialtag_jax.serve.feedback import FeedbackFile
 from socialtag_jax.serve.limits import Limits
+from socialtag_jax.shards.images import ResourceError
 from socialtag_jax.web import hosting
 from tests.hostile_photos import REJECTED, TAKEN, make, png_of_size
 from tests.servers import running
-from tests.tagging_servers import JPEG, LIMITS, SlowTagger, constant_tagger, error_of, form
+from tests.tagging_servers import JPEG, LIMITS, SlowTagger, constant_tagger, error_of, form, wait_for
 
 BASE64_THAT_IS_NONE = b"Content-Transfer-Encoding: base64\r\n\r\n!!!!!\r\n--x--\r\n"
 
@@ -213,6 +214,31 @@ def test_a_head_that_never_ends(constant: Tagger, tmp_path: Path, monkeypatch: p
         assert answer.result().status_code == 200
 
 
+def test_who_takes_no_answer(strict: str, monkeypatch: pytest.MonkeyPatch):
+    """Is cut off; who takes it slowly is not."""
+    monkeypatch.setattr(hosting, "_HEAD_SECONDS", 0.3)
+    host, port = strict.removeprefix("http://").split(":")
+    requests = b"GET /static/theme.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
+
+    def seconds_open(reads: bool) -> float:
+        start = time.monotonic()
+        with socket.create_connection((host, int(port))) as connection:
+            connection.setblocking(False)
+            while time.monotonic() < start + 3:
+                time.sleep(0.01)
+                try:
+                    with contextlib.suppress(BlockingIOError):
+                        connection.send(requests)
+                    with contextlib.suppress(BlockingIOError):
+                        assert not reads or connection.recv(2**16)
+                except ConnectionError:
+                    break
+        return time.monotonic() - start
+
+    assert seconds_open(reads=False) < 3
+    assert seconds_open(reads=True) >= 3
+
+
 def test_heads_that_lie(strict: str):
     image = "Content-Type: image/jpeg"
     assert raw(strict, head(image, "Content-Length: 99999999999999") + JPEG).startswith(b"HTTP/1.1 413 ")
@@ -229,11 +255,20 @@ def test_heads_that_lie(strict: str):
     assert httpx.get(f"{strict}/healthz").json() == {"status": "ok"}
 
 
-def test_a_sender_who_goes_away(strict: str):
-    host, port = strict.removeprefix("http://").split(":")
-    for _ in range(20):
+def test_a_sender_who_goes_away(strict: str, caplog: pytest.LogCaptureFixture):
+    """Is no failure of the server: nothing of it is in the log."""
+    gone = 'socialtag_requests_total{method="POST",route="/v1/tags",status="408"} '
+
+    def count() -> float:
+        lines = httpx.get(f"{strict}/metrics").text.splitlines()
+        return sum(float(line.removeprefix(gone)) for line in lines if line.startswith(gone))
+
+    before, (host, port) = count(), strict.removeprefix("http://").split(":")
+    for kind in ("image/jpeg", "multipart/form-data; boundary=x") * 5:
         with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(head("Content-Type: image/jpeg", f"Content-Length: {len(JPEG)}") + JPEG[:300])
+            connection.sendall(head(f"Content-Type: {kind}", f"Content-Length: {len(JPEG)}") + b"--x\r\n")
+    wait_for(lambda: count() == before + 10)
+    assert caplog.text == ""
     assert httpx.post(f"{strict}/v1/tags", files=form(JPEG)).status_code == 200
 
 
@@ -265,14 +300,22 @@ def test_overload_is_503_with_retry_after_and_what_waits_goes_together(constant:
         assert ask().status_code == 200
 
 
+def error_of_health(address: str) -> tuple[int, str] | None:
+    answer = httpx.get(f"{address}/healthz")
+    return None if answer.status_code == 200 else error_of(answer)
+
+
 def test_an_answer_that_takes_too_long(constant: Tagger, tmp_path: Path):
     slow = SlowTagger(constant)
     app = tagging_app(slow, Limits(seconds=0.5), FeedbackFile(tmp_path / "c"))  # pyright: ignore[reportArgumentType]
     with running(app) as address:
         answer = httpx.post(f"{address}/v1/tags", files=form(JPEG), timeout=30)
         assert error_of(answer) == (503, "overloaded")
+        # Who watches the server learns that it tags nothing.
+        wait_for(lambda: error_of_health(address) == (503, "not_tagging"))
         slow.go.set()
         assert httpx.post(f"{address}/v1/tags", files=form(JPEG)).status_code == 200
+        assert httpx.get(f"{address}/healthz").status_code == 200
 
 
 def test_requests_hold_no_more_memory_than_they_may(constant: Tagger, tmp_path: Path):
@@ -282,6 +325,30 @@ def test_requests_hold_no_more_memory_than_they_may(constant: Tagger, tmp_path: 
         assert error_of(answer) == (503, "overloaded")
         assert "retry-after" in answer.headers
         assert httpx.post(f"{address}/v1/tags", files=form(JPEG)).status_code == 200
+
+
+def test_of_a_request_that_fails_nothing_goes_on(constant: Tagger, tmp_path: Path):
+    """For one of its photos there is no memory: the answer is 503, and the others give up their place."""
+
+    class Failing(SlowTagger):
+        def pixels(self, photo: bytes, *, largest_pixels: int) -> np.ndarray:
+            if photo == b"large":
+                wait_for(lambda: len(self.batches) > 0)
+                raise ResourceError("there is not enough memory to decode it")
+            return self._tagger.pixels(photo, largest_pixels=largest_pixels)
+
+    failing = Failing(constant)
+    app = tagging_app(failing, Limits(), FeedbackFile(tmp_path / "c"))  # pyright: ignore[reportArgumentType]
+    with running(app) as address, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(httpx.post, f"{address}/v1/tags", files=form(JPEG), timeout=30)
+        wait_for(lambda: len(failing.batches) > 0)
+        answer = httpx.post(f"{address}/v1/tags", files=form(b"large", JPEG))
+        assert error_of(answer) == (503, "no_resources")
+        assert answer.headers["retry-after"] == "60"
+        failing.go.set()
+        assert first.result().status_code == 200
+        assert httpx.post(f"{address}/v1/tags", files=form(JPEG)).status_code == 200
+    assert failing.batches == [1, 1]
 
 
 def test_a_batch_that_fails_is_one_answer(constant: Tagger, tmp_path: Path, caplog: pytest.LogCaptureFixture):

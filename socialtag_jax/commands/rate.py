@@ -116,7 +116,6 @@ def _serve(options: argparse.Namespace) -> int:
             if not hosting.is_loopback(listener):
                 log("warning: every computer that reaches this one can rate, under any name; there is no password")
             log("raters open this address, until Ctrl-C; every answer is stored when it is given:")
-            print(hosting.address(listener), flush=True)
             code = hosting.run(app, listener, log=log)
             log("the same command goes on with the study")
             return code

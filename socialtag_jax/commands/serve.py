@@ -93,7 +93,6 @@ def run_serve(options: argparse.Namespace) -> int:
             log("warning: every computer that reaches this one can use the page and the API; there is no password")
         log(f"serving {tagger.description['name']} ({len(tagger.vocabulary):,} tags) until Ctrl-C")
         log(f"choices are appended to {feedback.path}")
-        print(hosting.address(listener), flush=True)
         return hosting.run(app, listener, log=log, patience=options.timeout)
 
 

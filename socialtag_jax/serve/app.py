@@ -1,7 +1,7 @@
 """The tagging server's page and API: what is asked, and what is answered."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
@@ -10,6 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
+from socialtag_jax.presentation import hashtag
 from socialtag_jax.serve.feedback import FeedbackFile
 from socialtag_jax.serve.limits import Limits
 from socialtag_jax.serve.monitoring import Measured
@@ -43,6 +44,7 @@ _BODY: dict[str, Any] = {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
 }
+_SHA256 = "^[0-9a-f]{64}$"
 _OVERLOADED: dict[str, Any] = {
     "model": ErrorBody,
     "description": "More to do than can be done now",
@@ -55,6 +57,7 @@ class SuggestedTagBody(BaseModel):
 
     tag: str = Field(description="the tag's id: normalised and case-folded")
     display: str = Field(description="the tag as people write it")
+    hashtag: str = Field(description="such as `#NewYork`; empty where the tag has nothing that a hashtag may have")
     confidence: float = Field(description="the model's probability", ge=0, le=1)
 
 
@@ -105,7 +108,8 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    photo: str = Field(description="SHA-256 of the photo's bytes", pattern="^[0-9a-f]{64}$")
+    model: str = Field(description="that suggested the tag, as `/v1/tags` names it", pattern=_SHA256)
+    photo: str = Field(description="SHA-256 of the photo's bytes", pattern=_SHA256)
     name: str | None = Field(default=None, description="of the photo's file", max_length=255)
     tag: str = Field(description="the tag's id", max_length=1000)
     confidence: float = Field(description="with which it was suggested", ge=0, le=1)
@@ -166,7 +170,8 @@ def tagging_app(tagger: Tagger, limits: Limits, feedback: FeedbackFile, *, hosts
 
 def _add_tags(app: FastAPI, service: TaggingService) -> None:
     tagger = service.tagger
-    n_tags, sha256 = len(tagger.vocabulary), tagger.description["files"][PARAMS]
+    vocabulary, sha256 = tagger.vocabulary, tagger.description["files"][PARAMS]
+    hashtags = {tag: hashtag(display) for tag, display in zip(vocabulary.tags, vocabulary.displays, strict=True)}
 
     @app.post(
         TAGS_PATH,
@@ -178,7 +183,7 @@ def _add_tags(app: FastAPI, service: TaggingService) -> None:
     async def tags(
         request: Request,
         threshold: Annotated[float | None, Query(ge=0, lt=1, description="only tags with a confidence over it")] = None,
-        max_tags: Annotated[int | None, Query(ge=1, le=n_tags, description="at most so many a photo")] = None,
+        max_tags: Annotated[int | None, Query(ge=1, le=len(vocabulary), description="at most so many a photo")] = None,
     ) -> TagsBody:
         """Suggests tags for one photo or several."""
         photos = await service.answer(request, threshold, max_tags)
@@ -188,16 +193,19 @@ def _add_tags(app: FastAPI, service: TaggingService) -> None:
             model=sha256,
             threshold=tagger.threshold if threshold is None else threshold,
             max_tags=tagger.max_tags if max_tags is None else max_tags,
-            photos=[_photo_body(photo) for photo in photos],
+            photos=[_photo_body(photo, hashtags) for photo in photos],
         )
 
 
-def _photo_body(photo: TaggedPhoto) -> PhotoBody:
+def _photo_body(photo: TaggedPhoto, hashtags: Mapping[str, str]) -> PhotoBody:
     if photo.error is not None:
         error = ErrorDetail(code=photo.error.code, message=str(photo.error.detail))
         return PhotoBody(name=photo.name, sha256=photo.sha256, error=error)
     tags = [
-        SuggestedTagBody(tag=one.tag, display=one.display, confidence=round(one.confidence, 6)) for one in photo.tags
+        SuggestedTagBody(
+            tag=one.tag, display=one.display, hashtag=hashtags[one.tag], confidence=round(one.confidence, 6)
+        )
+        for one in photo.tags
     ]
     return PhotoBody(name=photo.name, sha256=photo.sha256, tags=tags)
 
@@ -206,13 +214,15 @@ def _add_feedback(app: FastAPI, service: TaggingService, feedback: FeedbackFile)
     known = frozenset(service.tagger.vocabulary.tags)
     model = service.tagger.description["files"][PARAMS]
 
-    @app.post("/v1/feedback", responses={409: {"model": ErrorBody, "description": "A tag of another model"}})
+    @app.post("/v1/feedback", responses={409: {"model": ErrorBody, "description": "Of another model"}})
     async def save(choices: Choices) -> SavedBody:
         """Appends people's choices to the feedback file; they are on disk when the answer comes."""
         for one in choices.choices:
+            if one.model != model:
+                raise ApiError(409, "other_model", "the tag was suggested by another model than the one that is served")
             if one.tag not in known:
                 raise ApiError(409, "unknown_tag", f"not a tag of the model that is served: {one.tag[:80]!r}")
-        lines = [{**one.model_dump(), "model": model} for one in choices.choices]
+        lines = [one.model_dump() for one in choices.choices]
         try:
             await run_in_threadpool(feedback.append, lines)
         except OSError as error:
@@ -252,7 +262,7 @@ def _add_state(app: FastAPI, service: TaggingService, feedback: FeedbackFile) ->
     async def health() -> HealthBody:
         """200 while photos can be tagged."""
         if not service.alive:
-            raise ApiError(503, "not_tagging", "the server has stopped to tag photos: start it again")
+            raise ApiError(503, "not_tagging", "the model does not answer: if that lasts, start the server again")
         return HealthBody(status="ok")
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

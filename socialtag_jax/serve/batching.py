@@ -60,6 +60,7 @@ class Batcher:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _worker: "asyncio.Task[None] | None" = None
     _seconds_a_photo: float = 0.0
+    _began: float | None = None
 
     def start(self) -> None:
         """Starts to work; in a running event loop."""
@@ -77,6 +78,10 @@ class Batcher:
     def alive(self) -> bool:
         """Whether photos are scored."""
         return self._worker is not None and not self._worker.done()
+
+    def seconds_busy(self) -> float:
+        """How long the batch of now has taken so far; 0 where there is none."""
+        return 0.0 if self._began is None else self.clock() - self._began
 
     def seconds_for(self, photos: int) -> float:
         """How long so many photos will probably take, by how long the last ones took; 1 to 60."""
@@ -107,16 +112,19 @@ class Batcher:
                 if not batch:
                     self._arrived.clear()
                     continue
-                start = self.clock()
+                start = self._began = self.clock()
                 try:
                     rows = await loop.run_in_executor(device, self.score, np.stack([one.pixels for one in batch]))
+                    scored = list(zip(batch, rows, strict=True))
                 except Exception as error:  # of this batch; the next one may go well
                     for one in batch:
                         if not one.scores.done():
                             one.scores.set_exception(error)
                     continue
+                finally:
+                    self._began = None
                 seconds = self.clock() - start
-                for one, row in zip(batch, rows, strict=True):
+                for one, row in scored:
                     if not one.scores.done():
                         one.scores.set_result(row)
                 self._remember(Batch(len(batch), seconds))

@@ -47,8 +47,8 @@ class FeedbackFile:
           OSError: the disk is full, the file may not grow further, or the like.
         """
         time = self._clock().isoformat(timespec="milliseconds")
-        lines = [json.dumps({"time": time, **choice}, ensure_ascii=False) + "\n" for choice in choices]
-        data = "".join(lines).encode("utf-8", "replace")
+        # As ASCII: some programs take more than a line feed for the end of a line.
+        data = "".join(json.dumps({"time": time, **choice}) + "\n" for choice in choices).encode()
         descriptor = self._open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

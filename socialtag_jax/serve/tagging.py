@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from socialtag_jax.machine import usable_cores
 from socialtag_jax.serve import uploads
@@ -70,8 +70,8 @@ class TaggingService:
 
     @property
     def alive(self) -> bool:
-        """Whether photos can be tagged."""
-        return self._batcher.alive
+        """Whether photos can be tagged, within the time limit."""
+        return self._batcher.alive and self._batcher.seconds_busy() < self.limits.seconds
 
     async def answer(self, request: Request, threshold: float | None, max_tags: int | None) -> list[TaggedPhoto]:
         """Tags a request's photos, in their order.
@@ -83,6 +83,7 @@ class TaggingService:
 
         Raises:
           ApiError: the request is refused; 503 with Retry-After where there is too much to do.
+          ClientDisconnect: the sender has gone.
         """
         # Before the body is read: who is refused anyway need not send it.
         if self._waiting >= self.limits.waiting:
@@ -104,37 +105,43 @@ class TaggingService:
         self, request: Request, photos: Sequence[Upload], threshold: float | None, max_tags: int | None
     ) -> list[TaggedPhoto]:
         """Gives up when the sender has gone, or after the time limit: what has not begun then is not done."""
-        tagging = asyncio.gather(*(self._tag(photo, threshold, max_tags) for photo in photos))
+        tasks = [asyncio.ensure_future(self._tag(photo, threshold, max_tags)) for photo in photos]
+        tagging = asyncio.gather(*tasks)
         # The body has been read: all that can come is the news that the sender has gone.
         leaving = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait({tagging, leaving}, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if tagging.done():
                 return tagging.result()
-            raise ApiError(408, "sender_gone", "the sender has gone") if leaving.done() else self._overloaded()
+            raise ClientDisconnect if leaving.done() else self._overloaded()
         finally:
-            tagging.cancel()
-            leaving.cancel()
-            await asyncio.gather(tagging, leaving, return_exceptions=True)
+            # Each by itself: where one has failed, `tagging` is done, and cancels no other.
+            for task in (*tasks, leaving):
+                task.cancel()
+            await asyncio.gather(tagging, *tasks, leaving, return_exceptions=True)
 
     async def _tag(self, photo: Upload, threshold: float | None, max_tags: int | None) -> TaggedPhoto:
         loop = asyncio.get_running_loop()
         try:
             sha256, pixels = await loop.run_in_executor(self._decoders, self._decode, photo)
-        except ImageError as error:
-            refusal = _refusal(error)
-            self.metrics.photos.labels(refusal.code).inc()
-            return TaggedPhoto(photo.name, hashlib.sha256(photo.data).hexdigest(), (), refusal)
         except ResourceError as error:
             raise ApiError(503, "no_resources", error.what, headers={"Retry-After": "60"}) from error
+        if isinstance(pixels, ImageError):
+            refusal = _refusal(pixels)
+            self.metrics.photos.labels(refusal.code).inc()
+            return TaggedPhoto(photo.name, sha256, (), refusal)
         scores = await self._batcher.scores(pixels)
         self.metrics.photos.labels("tagged").inc()
         return TaggedPhoto(photo.name, sha256, self.tagger.choose(scores, threshold, max_tags))
 
-    def _decode(self, photo: Upload) -> tuple[str, np.ndarray]:
-        with self.metrics.decode_seconds.time():
-            pixels = self.tagger.pixels(photo.data, largest_pixels=self.limits.pixels)
-        return hashlib.sha256(photo.data).hexdigest(), pixels
+    def _decode(self, photo: Upload) -> tuple[str, np.ndarray | ImageError]:
+        """A photo's hash, and its pixels or why it has none."""
+        sha256 = hashlib.sha256(photo.data).hexdigest()
+        try:
+            with self.metrics.decode_seconds.time():
+                return sha256, self.tagger.pixels(photo.data, largest_pixels=self.limits.pixels)
+        except ImageError as error:
+            return sha256, error
 
     def _overloaded(self) -> ApiError:
         seconds = math.ceil(self._batcher.seconds_for(self._waiting))

@@ -27,6 +27,7 @@ try:
     from pydantic import BaseModel, Field
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as missing:
@@ -113,6 +114,7 @@ def application(
     )
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _failed)
     app.add_middleware(_Guard, names=frozenset({"localhost", *(host.lower() for host in hosts)}))
     app.add_middleware(_BoundedBody, large_bodies=large_bodies or {}, seconds=body_seconds)
@@ -142,6 +144,11 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     return error_answer(422, _CODES[422], "; ".join(found))
+
+
+async def _gone(_: Request, __: Exception) -> JSONResponse:
+    # Nobody reads this; but the figures tell it from a failure.
+    return error_answer(408, "sender_gone", "the sender has gone")
 
 
 async def _failed(_: Request, __: Exception) -> JSONResponse:
@@ -305,7 +312,10 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 class _ImpatientProtocol(H11Protocol):
-    """Closes connections that send no request, or the head of one forever: uvicorn itself would wait."""
+    """Closes connections whose other side sends no request, or the head of one forever, or takes no answer.
+
+    uvicorn itself would wait.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -313,24 +323,43 @@ class _ImpatientProtocol(H11Protocol):
 
     def _look_again(self) -> None:
         # Each request has a cycle of its own.
-        self.loop.call_later(_HEAD_SECONDS, self._look, self.cycle)
+        self.loop.call_later(_HEAD_SECONDS, self._look, self.cycle, self.transport.get_write_buffer_size())
 
-    def _look(self, last: object) -> None:
-        if self.transport.is_closing():
-            return
+    def _look(self, last: object, last_unsent: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
         answering = self.cycle is not None and not self.cycle.response_complete
-        if self.cycle is last and not answering:
+        if unsent and unsent == last_unsent:
+            # To close it would wait until all is sent.
+            self.transport.abort()
+        elif unsent:
+            self._look_again()
+        elif self.transport.is_closing():
+            return
+        elif self.cycle is last and not answering:
             self.transport.close()
         else:
             self._look_again()
 
 
-def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
+class _Server(uvicorn.Server):
+    """Tells when it answers requests, and signals."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
+
+
+def server(app: FastAPI, *, patience: int, on_start: Callable[[], None] = lambda: None) -> uvicorn.Server:
     """A server that is not running yet; `.run(sockets=[listener])` runs it.
 
     Args:
       app: to serve.
       patience: seconds that requests which are under way may take when it is asked to stop.
+      on_start: called when it answers requests, and signals.
     """
     config = uvicorn.Config(
         app,
@@ -346,13 +375,14 @@ def server(app: FastAPI, *, patience: int) -> uvicorn.Server:
     # They warn of each request that is no HTTP, or no form: anybody could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    return uvicorn.Server(config)
+    return _Server(config, on_start)
 
 
 def run(app: FastAPI, listener: socket.socket, *, log: Callable[[str], None], patience: int = 30) -> int:
     """Serves until Ctrl-C or SIGTERM, finishes the requests that are under way, and returns the exit code.
 
-    A second Ctrl-C waits for no request. For the main thread.
+    Prints the address to stdout when requests, and signals, are answered. A second Ctrl-C waits for no request. For the
+    main thread.
 
     Args:
       app: to serve.
@@ -361,8 +391,15 @@ def run(app: FastAPI, listener: socket.socket, *, log: Callable[[str], None], pa
       patience: seconds that requests may still take.
     """
     with stopping.on_signals() as request:
+
+        def on_start() -> None:
+            if request.signal is not None:  # before uvicorn took the signals
+                running.should_exit = True
+            print(address(listener), flush=True)
+
         # uvicorn takes the signals meanwhile, and raises them again when it has ended.
-        server(app, patience=patience).run(sockets=[listener])
+        running = server(app, patience=patience, on_start=on_start)
+        running.run(sockets=[listener])
     if request.signal is None:
         raise UserError("the server ended by itself", where=address(listener), hint="the lines above say why")
     log(f"stopped by {request.signal.name}")

@@ -5,6 +5,7 @@ import { Feedback, Refused, model, tagsOf } from "./tagger_server.js";
 
 const AT_ONCE = 3; // photos on their way to the server
 const MOST_TAGS = 50; // that the page can show of a photo
+const MOST_WORDS = 12; // that a copy is told in
 const TOAST_SECONDS = 3;
 
 const element = (id) => document.getElementById(id);
@@ -12,15 +13,21 @@ const threshold = element("threshold");
 const most = element("most");
 const photos = [];
 const waiting = [];
+const finished = []; // since the last time that nothing was under way
 let underWay = 0;
+let limit = 0; // of the confidence, 0 to 1
 let about = null;
 let toastTimer = 0;
 
-const feedback = new Feedback(({ saved, unsaved, problem }) => {
+const feedback = new Feedback(({ saved, unsaved, lost, problem }) => {
   const times = (count) => (count === 1 ? "1 choice" : `${count} choices`);
   element("saved").textContent = saved ? `${times(saved)} saved to ${about.feedback} on the server` : "";
-  element("problem").hidden = !problem;
-  element("problem").textContent = problem && `${problem} ${times(unsaved)} not saved yet; trying again.`;
+  const problems = [
+    lost && `The server now has another model: ${times(lost)} not saved. Reload the page and give the photos again.`,
+    problem && `${problem} ${times(unsaved)} not saved yet; trying again.`,
+  ];
+  element("problem").textContent = problems.filter(Boolean).join(" ");
+  element("problem").hidden = element("problem").textContent === "";
 });
 
 function toast(text) {
@@ -32,10 +39,11 @@ function toast(text) {
 }
 
 function show() {
-  element("threshold-text").textContent = `${threshold.value} %`;
-  threshold.setAttribute("aria-valuetext", `${threshold.value} percent`);
+  const percent = Number((100 * limit).toFixed(1));
+  element("threshold-text").textContent = `${percent} %`;
+  threshold.setAttribute("aria-valuetext", `${percent} percent`);
   for (const photo of photos) {
-    photo.show(threshold.valueAsNumber / 100, mostShown());
+    photo.show(limit, mostShown());
   }
 }
 
@@ -43,33 +51,45 @@ function mostShown() {
   return Number.isFinite(most.valueAsNumber) ? Math.max(1, most.valueAsNumber) : about.max_tags;
 }
 
-async function copy(text) {
-  if (!text) {
+async function copy(words) {
+  if (words.length === 0) {
     toast("There is nothing to copy");
     return;
   }
-  await toClipboard(text);
-  toast(`Copied ${text}`);
+  const text = words.join(" ");
+  if (await toClipboard(text)) {
+    toast(words.length > MOST_WORDS ? `Copied ${words.length} hashtags` : `Copied ${text}`);
+  } else {
+    window.prompt("The browser does not let this page copy. Copy the hashtags from here:", text);
+  }
 }
 
+/** Whether the text is in the clipboard. */
 async function toClipboard(text) {
-  if (navigator.clipboard) {
+  try {
     await navigator.clipboard.writeText(text);
-    return;
+    return true;
+  } catch {
+    // Refused, or not there: over plain HTTP from another computer, browsers have the older way alone.
   }
-  // Over plain HTTP from another computer, browsers have this older way alone.
   const focused = document.activeElement;
   const area = document.createElement("textarea");
   area.value = text;
-  area.className = "visually-hidden";
+  area.readOnly = true; // no keyboard on a phone
+  area.style.position = "fixed"; // nothing is scrolled to
   document.body.append(area);
-  area.select();
-  document.execCommand("copy");
+  area.focus();
+  area.setSelectionRange(0, text.length);
+  const copied = document.execCommand("copy");
   area.remove();
-  focused?.focus();
+  focused?.focus({ preventScroll: true });
+  return copied;
 }
 
 function add(files) {
+  if (files.length === 0) {
+    toast("There is no photo in it");
+  }
   for (const file of files) {
     const photo = new Photo(file, element("photo-template"), {
       onChoice: (choice) => feedback.add(choice),
@@ -109,16 +129,36 @@ function enqueue(photo) {
 }
 
 async function next() {
-  if (underWay >= AT_ONCE || waiting.length === 0) {
+  if (underWay >= AT_ONCE) {
+    return;
+  }
+  if (waiting.length === 0) {
+    tell();
     return;
   }
   const photo = waiting.shift();
   if (photos.includes(photo)) {
     underWay += 1;
-    await ask(photo);
-    underWay -= 1;
+    try {
+      await ask(photo);
+    } finally {
+      underWay -= 1;
+    }
+    finished.push(photo);
   }
   next();
+}
+
+/** Says what became of the photos: once for all, however many they were. */
+function tell() {
+  const told = finished.filter((photo) => photos.includes(photo));
+  if (underWay > 0 || told.length === 0) {
+    return;
+  }
+  finished.length = 0;
+  const tagged = told.filter((photo) => photo.tagged).length;
+  const failed = told.length > tagged ? `, ${told.length - tagged} without tags` : "";
+  toast(told.length === 1 ? `${told[0].name}: ${told[0].outcome}` : `${tagged} photos tagged${failed}`);
 }
 
 async function ask(photo) {
@@ -129,9 +169,13 @@ async function ask(photo) {
     return;
   }
   try {
-    const onWait = (seconds) => photo.wait(`The server is busy. Trying again in ${seconds} s`);
-    photo.take(await tagsOf(photo.file, { mostTags: Math.min(MOST_TAGS, about.n_tags), onWait }));
-    photo.show(threshold.valueAsNumber / 100, mostShown());
+    const { signal } = photo.leaving;
+    const onWait = (why, seconds) => {
+      photo.wait(`${why} Trying again in ${seconds} s`);
+      toast(`${why} Trying again`);
+    };
+    photo.take(await tagsOf(photo.file, { mostTags: Math.min(MOST_TAGS, about.n_tags), signal, onWait }));
+    photo.show(limit, mostShown());
   } catch (error) {
     if (!(error instanceof Refused)) {
       throw error;
@@ -141,16 +185,23 @@ async function ask(photo) {
 }
 
 function listen() {
+  window.addEventListener("beforeunload", (event) => {
+    if (feedback.unsaved.length > 0) {
+      event.preventDefault();
+    }
+  });
   element("files").addEventListener("change", (event) => {
     add(event.target.files);
     // The same photo may be chosen again.
     event.target.value = "";
   });
-  threshold.addEventListener("input", show);
+  threshold.addEventListener("input", () => {
+    limit = threshold.valueAsNumber / 100;
+    show();
+  });
   most.addEventListener("input", show);
   element("copy-all").addEventListener("click", () => {
-    const words = photos.flatMap((photo) => photo.hashtags().split(" ")).filter(Boolean);
-    copy([...new Set(words)].join(" "));
+    copy([...new Set(photos.flatMap((photo) => photo.hashtags()))]);
   });
   document.addEventListener("paste", (event) => {
     if (event.clipboardData?.files.length) {
@@ -183,7 +234,9 @@ async function start() {
     return;
   }
   element("model").textContent = `${about.name}: a model that knows ${about.n_tags.toLocaleString("en")} tags`;
-  threshold.value = Math.min(99, Math.max(1, Math.round(100 * about.threshold)));
+  // The model's own, which the slider has in whole per cent alone.
+  limit = about.threshold;
+  threshold.value = Math.round(100 * limit);
   most.max = Math.min(MOST_TAGS, about.n_tags);
   most.value = Math.min(about.max_tags, MOST_TAGS, about.n_tags);
   show();

@@ -17,6 +17,7 @@ export class Photo {
     this.tags = [];
     this.choices = new Map();
     this.sha256 = "";
+    this.leaving = new AbortController();
     this.element = template.content.firstElementChild.cloneNode(true);
     this.find = (selector) => this.element.querySelector(selector);
     this.find(".photo-name").textContent = this.name;
@@ -25,8 +26,13 @@ export class Photo {
     this.find(".tags").setAttribute("aria-label", `Tags of ${this.name}`);
     this.find(".copy").addEventListener("click", () => handlers.onCopy(this));
     this.find(".remove").addEventListener("click", () => handlers.onRemove(this));
-    this.find(".again").addEventListener("click", () => handlers.onAgain(this));
+    this.find(".again").addEventListener("click", () => {
+      // The button goes, and the focus would go with it.
+      this.find(".photo-name").focus();
+      handlers.onAgain(this);
+    });
     this.find(".tags").addEventListener("keydown", (event) => this.onKey(event));
+    this.find(".tags").addEventListener("focusin", (event) => this.makeStop(event.target.closest(".tag")));
     this.showPicture();
     this.wait("Waiting");
   }
@@ -39,8 +45,9 @@ export class Photo {
     image.src = this.address;
   }
 
-  /** Forgets the picture, which the browser would keep in memory. */
+  /** Gives up what is under way, and forgets the picture, which the browser would keep in memory. */
   close() {
+    this.leaving.abort();
     URL.revokeObjectURL(this.address);
     this.element.remove();
   }
@@ -63,15 +70,26 @@ export class Photo {
     this.find(".again").hidden = true;
   }
 
+  /** Whether it has tags, however few of them are shown. */
+  get tagged() {
+    return this.sha256 !== "";
+  }
+
+  /** What became of it, in words. */
+  get outcome() {
+    return this.find(".state").textContent || this.find(".count").textContent;
+  }
+
   /** Takes the server's answer. */
-  take({ sha256, tags }) {
+  take({ model, sha256, tags }) {
+    this.model = model;
     this.sha256 = sha256;
     this.tags = tags;
   }
 
   /** Shows the tags for these settings. The chip that has the focus keeps it. */
   show(threshold, most) {
-    if (!this.sha256) {
+    if (!this.tagged) {
       return;
     }
     const list = this.find(".tags");
@@ -79,14 +97,21 @@ export class Photo {
     this.shown = shownTags(this.tags, this.choices, threshold, most);
     list.replaceChildren(...this.shown.map((one) => this.chip(one)));
     this.say(this.shown.length ? "" : "No tag is that likely. Move the slider to the left for more.");
-    this.find(".copy").disabled = this.hashtags() === "";
+    this.find(".copy").disabled = this.hashtags().length === 0;
     this.find(".count").textContent = this.shown.length === 1 ? "1 tag" : `${this.shown.length} tags`;
     const current = this.chipOf(focused) ?? list.firstElementChild;
     if (current) {
-      current.querySelector(".accept").tabIndex = 0;
+      this.makeStop(current);
       if (focused !== null) {
         current.querySelector(".accept").focus();
       }
+    }
+  }
+
+  /** One stop of the Tab key a photo: the chip that was there last. The arrows move within. */
+  makeStop(current) {
+    for (const chip of this.find(".tags").children) {
+      chip.firstElementChild.tabIndex = chip === current ? 0 : -1;
     }
   }
 
@@ -106,7 +131,6 @@ export class Photo {
     const accept = document.createElement("button");
     accept.type = "button";
     accept.className = "accept";
-    // One stop of the Tab key a photo; the arrows move within.
     accept.tabIndex = -1;
     const name = document.createElement("span");
     name.className = "accept-name";
@@ -149,10 +173,10 @@ export class Photo {
       this.choices.set(one.tag, choice);
     }
     this.mark(this.chipOf(one.tag), one);
-    this.find(".copy").disabled = this.hashtags() === "";
+    this.find(".copy").disabled = this.hashtags().length === 0;
     this.handlers.say(`${one.display}: ${WORDS[choice]}`);
-    const { sha256: photo, name } = this;
-    this.handlers.onChoice({ photo, name, tag: one.tag, confidence: one.confidence, choice });
+    const { model, sha256: photo, name } = this;
+    this.handlers.onChoice({ model, photo, name, tag: one.tag, confidence: one.confidence, choice });
   }
 
   onKey(event) {
@@ -169,24 +193,17 @@ export class Photo {
       Backspace: () => this.choose(one, REJECTED),
       r: () => this.choose(one, REJECTED),
       c: () => this.handlers.onCopy(this),
-      End: () => this.focusOn(chips, chips.length - 1),
+      End: () => chips.at(-1).firstElementChild.focus(),
     };
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (key in moves) {
-      this.focusOn(chips, (moves[key] + chips.length) % chips.length);
+      chips[(moves[key] + chips.length) % chips.length].firstElementChild.focus();
     } else if (key in actions) {
       actions[key]();
     } else {
       return;
     }
     event.preventDefault();
-  }
-
-  focusOn(chips, place) {
-    chips.forEach((chip, number) => {
-      chip.firstElementChild.tabIndex = number === place ? 0 : -1;
-    });
-    chips[place].firstElementChild.focus();
   }
 }
 

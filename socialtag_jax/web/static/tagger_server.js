@@ -1,6 +1,8 @@
 // What the page asks the server.
 
 const TRIES = 20;
+const PAUSE_SECONDS = 3; // where the server names none
+const CHOICES_AT_ONCE = 40; // browsers refuse what outlives its page over 64 KiB
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
 /** An answer that says no, in words for people. */
@@ -17,25 +19,41 @@ export async function model() {
 }
 
 /**
- * A photo's suggestions, all that the page may show at any threshold. While the server has too much to do, it is asked
- * again after the time that it names.
+ * A photo's suggestions, all that the page may show at any threshold, and the model that made them. While the server
+ * has too much to do, it is asked again after the time that it names; while it does not answer, every few seconds.
  * @param {File} file
- * @param {{mostTags: number, onWait: (seconds: number) => void}} options
+ * @param {{mostTags: number, signal: AbortSignal, onWait: (why: string, seconds: number) => void}} options
  */
-export async function tagsOf(file, { mostTags, onWait }) {
+export async function tagsOf(file, { mostTags, signal, onWait }) {
   const query = new URLSearchParams({ threshold: "0", max_tags: String(mostTags) });
+  const options = {
+    method: "POST",
+    headers: { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" },
+    body: await content(file),
+    signal,
+  };
   for (let tries = 1; ; tries += 1) {
-    const response = await reach(`/v1/tags?${query}`, {
-      method: "POST",
-      headers: { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" },
-      body: file,
-    });
-    if (response.status !== 503 || tries === TRIES) {
-      return (await answer(response)).photos[0];
+    const response = await reach(`/v1/tags?${query}`, options).catch((problem) => problem);
+    const away = response instanceof Refused;
+    if (signal.aborted || tries === TRIES || (!away && response.status !== 503)) {
+      if (away) {
+        throw response;
+      }
+      const { model, photos } = await answer(response);
+      return { model, ...photos[0] };
     }
-    const seconds = Number(response.headers.get("Retry-After")) || 1;
-    onWait(seconds);
+    const seconds = (!away && Number(response.headers.get("Retry-After"))) || PAUSE_SECONDS;
+    onWait(away ? response.message : "The server is busy.", seconds);
     await pause(seconds);
+  }
+}
+
+/** A file's bytes: where they cannot be read, the request would fail like one to a server that is away. */
+async function content(file) {
+  try {
+    return await file.arrayBuffer();
+  } catch {
+    throw new Refused("This cannot be read: it is a folder, or a file that was moved or changed.", { again: true });
   }
 }
 
@@ -61,17 +79,18 @@ function sentence(text) {
   return /[.!?]$/u.test(capital) ? capital : `${capital}.`;
 }
 
-/** Choices on their way to the feedback file: in order, and again and again until they are saved. */
+/** Choices on their way to the feedback file: in order, and again and again until they are saved, or refused. */
 export class Feedback {
-  /** @param {(state: {saved: number, unsaved: number, problem: string}) => void} onChange */
+  /** @param {(state: {saved: number, unsaved: number, lost: number, problem: string}) => void} onChange */
   constructor(onChange) {
     this.onChange = onChange;
     this.unsaved = [];
     this.saved = 0;
+    this.lost = 0;
     this.sending = false;
   }
 
-  /** @param {{photo: string, name: string, tag: string, confidence: number, choice: string}} choice */
+  /** @param {{model: string, photo: string, name: string, tag: string, confidence: number, choice: string}} choice */
   add(choice) {
     this.unsaved.push(choice);
     this.tell("");
@@ -81,13 +100,13 @@ export class Feedback {
   }
 
   tell(problem) {
-    this.onChange({ saved: this.saved, unsaved: this.unsaved.length, problem });
+    this.onChange({ saved: this.saved, unsaved: this.unsaved.length, lost: this.lost, problem });
   }
 
   async send() {
     this.sending = true;
     while (this.unsaved.length > 0) {
-      const choices = this.unsaved.slice(0, 100);
+      const choices = this.unsaved.slice(0, CHOICES_AT_ONCE);
       try {
         await answer(
           await reach("/v1/feedback", {
@@ -105,8 +124,15 @@ export class Feedback {
         if (!(error instanceof Refused)) {
           throw error;
         }
-        this.tell(error.message);
-        await pause(3);
+        if (error.again) {
+          this.tell(error.message);
+          await pause(PAUSE_SECONDS);
+        } else {
+          // Never taken, however often they are sent; the choices after them may well be.
+          this.unsaved.splice(0, choices.length);
+          this.lost += choices.length;
+          this.tell("");
+        }
       }
     }
     this.sending = false;

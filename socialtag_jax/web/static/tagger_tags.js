@@ -7,23 +7,18 @@ export const REJECTED = "rejected";
 
 /**
  * The suggestions to show, most confident first: those over the threshold, at most so many, and whatever was chosen.
+ * Over, and not at it: as the API and the commands choose.
  * @param {{tag: string, confidence: number}[]} tags most confident first
  * @param {Map<string, string>} choices tag -> ACCEPTED or REJECTED
  * @param {number} threshold 0 to 1
  * @param {number} most
  */
 export function shownTags(tags, choices, threshold, most) {
-  return tags.filter((one, rank) => (one.confidence >= threshold && rank < most) || choices.has(one.tag));
+  return tags.filter((one, rank) => (one.confidence > threshold && rank < most) || choices.has(one.tag));
 }
 
-/** A tag as a hashtag, which is made of letters, figures and underscores alone; "" where nothing of it is left. */
-export function hashtag(display) {
-  const word = display.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}_]/gu, "");
-  return word && `#${word}`;
-}
-
-/** Hashtags of the shown suggestions that are not rejected, each once, with spaces between them. */
+/** Hashtags of the shown suggestions that are not rejected, each once. */
 export function hashtags(shown, choices) {
-  const kept = shown.filter((one) => choices.get(one.tag) !== REJECTED).map((one) => hashtag(one.display));
-  return [...new Set(kept.filter(Boolean))].join(" ");
+  const kept = shown.filter((one) => choices.get(one.tag) !== REJECTED).map((one) => one.hashtag);
+  return [...new Set(kept.filter(Boolean))];
 }
