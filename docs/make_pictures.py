@@ -79,8 +79,9 @@ def postcards_bundle() -> None:
 
 def report(browser: Browser) -> None:
     with opened(browser, (RUN / "evaluation" / "test" / "report.html").resolve().as_uri(), 1100, 760) as page:
-        page.evaluate("document.getElementById('scores').scrollIntoView()")
-        save(page, "report.png")
+        for name, section in (("report.png", "scores"), ("report_photos.png", "photos")):
+            page.evaluate("id => document.getElementById(id).scrollIntoView()", section)
+            save(page, name)
 
 
 def tagger(browser: Browser, photos: list[Path]) -> None:
