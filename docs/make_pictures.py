@@ -79,9 +79,13 @@ def postcards_bundle() -> None:
 
 def report(browser: Browser) -> None:
     with opened(browser, (RUN / "evaluation" / "test" / "report.html").resolve().as_uri(), 1100, 760) as page:
-        for name, section in (("report.png", "scores"), ("report_photos.png", "photos")):
-            page.evaluate("id => document.getElementById(id).scrollIntoView()", section)
-            save(page, name)
+        page.evaluate("document.getElementById('scores').scrollIntoView()")
+        save(page, "report.png")
+        # Under the links that stay at the window's top.
+        page.get_by_role("heading", name="At random").evaluate(
+            "heading => scrollBy(0, heading.getBoundingClientRect().top - 60)"
+        )
+        save(page, "report_photos.png")
 
 
 def tagger(browser: Browser, photos: list[Path]) -> None:
