@@ -81,6 +81,11 @@ def report(browser: Browser) -> None:
     with opened(browser, (RUN / "evaluation" / "test" / "report.html").resolve().as_uri(), 1100, 760) as page:
         page.evaluate("document.getElementById('scores').scrollIntoView()")
         save(page, "report.png")
+        # Under the links that stay at the window's top.
+        page.get_by_role("heading", name="At random").evaluate(
+            "heading => scrollBy(0, heading.getBoundingClientRect().top - 60)"
+        )
+        save(page, "report_photos.png")
 
 
 def tagger(browser: Browser, photos: list[Path]) -> None:

@@ -108,7 +108,7 @@ def as_text(report: Report) -> str:
     host = report.machine
     sections = {
         "versions": [f"{name} {version}" for name, version in report.versions.items() if version],
-        "not installed, and needed only for what the README says": [
+        "not installed, and needed only for some extras of pyproject.toml": [
             name for name, version in report.versions.items() if not version
         ],
         "devices": [

@@ -166,12 +166,10 @@ class Servers:
         return codes
 
 
-# The others begin with the same commands, in docs/index.md.
-FAST = ("docs/index.md", "docs/guides/export_and_serve.md", "docs/guides/library.md", "docs/guides/rating.md")
 RUN = [name for name in PAGES if any(block.mark != "not run" for block in blocks(name))]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in RUN])
+@pytest.mark.parametrize("name", RUN)
 def test_what_a_page_has_people_type_works(
     name: str, givens: Givens, environment: dict[str, str], folder: Path
 ) -> None:

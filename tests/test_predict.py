@@ -159,7 +159,7 @@ def test_progress_for_many_photos_only(bundle: Path, photos: Path):
     run(tagger, paths[:MAX_BATCH], stream)
     assert stream.getvalue() == ""
     run(tagger, paths, stream)
-    (line,) = stream.getvalue().splitlines()
+    *_, line = stream.getvalue().splitlines()
     assert line.startswith("predict 40/40 (100%), ")
     assert "photos/s, in " in line
 
