@@ -85,7 +85,9 @@ def test_undo_back_and_none_fits(browser: Browser, dataset: Dataset, tmp_path: P
         go_next(page, 2)
         page.keyboard.press("2")
         go_next(page, 3)
-        # The last thing done was to go on from photo 2; before that, to mark its tag.
+        # The last thing done was to go on from photo 2; before that, to mark its tag. A page that is new knows it too.
+        page.reload()
+        expect(page.locator("#where")).to_have_text(f"Photo 3 of {PHOTOS}")
         page.get_by_role("button", name="Undo").click()
         expect(page.locator("#where")).to_have_text(f"Photo 2 of {PHOTOS}")
         expect(pressed).to_have_text(["1b2"])

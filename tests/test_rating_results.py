@@ -106,7 +106,8 @@ def test_the_printout_of_the_worked_study(path: Path, socialtag):
     printed = socialtag("rate", "--results", path)
     assert printed.code == 0
     lines = [line.split() for line in printed.out.splitlines()]
-    assert "holiday.tagger on holiday/1.0.0, test: 5 photos, seed 0" in printed.out
+    assert printed.out.startswith("holiday.tagger on holiday/1.0.0, test, seed 0\n")
+    assert "photos rated: 5 of 5, 3 by several raters" in printed.out
     assert ["mean", "0.469", "0.800", "0.300", "0.200"] in lines
     assert ["median", "0.438", "1.000", "0.000", "0.000"] in lines
     assert ["std", "0.358", "0.400", "0.400", "0.400"] in lines

@@ -88,9 +88,9 @@ def as_text(study: Study, found: Findings) -> str:
     """The results as people read them."""
     origin, every = study.origin, list(found.precision.values())
     lines = [
-        f"{origin.bundle} on {origin.dataset}, {origin.split}: {study.photos:,} photos, seed {origin.seed}",
+        f"{origin.bundle} on {origin.dataset}, {origin.split}, seed {origin.seed}",
         f"predicted tags: over {origin.threshold:g}, at most {origin.max_tags} a photo",
-        f"{found.photos:,} photos rated, {found.photos_by_several:,} by several raters",
+        f"photos rated: {found.photos:,} of {study.photos:,}, {found.photos_by_several:,} by several raters",
     ]
     if not found.photos:
         return printable("\n".join(lines))
