@@ -63,7 +63,7 @@ class Presenter:
         self._presentation = presentation
         stop = {loose_key(name) for name in presentation.stop}
         # All that becomes one tag, a tag of the model's included, is spelt as the first alias has it.
-        spelling = {loose_key(shown): shown for shown in reversed(presentation.aliases.values())}
+        spelling = {loose_key(shown): shown for shown in reversed(list(presentation.aliases.values()))}
         aliases = spelling | {
             loose_key(name): spelling[loose_key(shown)] for name, shown in presentation.aliases.items()
         }
