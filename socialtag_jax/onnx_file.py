@@ -18,7 +18,7 @@ from socialtag_jax.tags import VOCABULARY_KEY, TagVocabulary
 _OPERATIONS = frozenset(
     ("Cast", "Conv", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "MaxPool", "Relu", "Sigmoid", "Sub", "Transpose")
 )
-"""Those of `export_onnx`: none has a body, reads a file, or makes more data than its inputs and weights do."""
+"""Those of `export_onnx`: none has a body or reads a file."""
 
 _HINT = "export the run again with `socialtag export --formats onnx`"
 _FATAL = 4

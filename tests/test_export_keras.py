@@ -121,7 +121,8 @@ def test_it_drops_out_when_it_is_trained_further(bundle: Path):
     images = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
     first, second = (np.asarray(model(images, training=True)) for _ in range(2))
     assert np.abs(first - second).max() > 1e-3
-    np.testing.assert_array_equal(*(np.asarray(model(images, training=False)) for _ in range(2)))
+    first, second = (np.asarray(model(images, training=False)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_it_is_listed_and_guarded_like_the_others(bundle: Path):

@@ -226,7 +226,7 @@ def test_keras_multiplies_at_full_precision(constant: Path, monkeypatch: pytest.
     convolve = jax.lax.conv_general_dilated
 
     def recorded(*arguments: object, **options: object) -> jax.Array:
-        found.append(jax.config.jax_default_matmul_precision)
+        found.append(jax.config.values["jax_default_matmul_precision"])
         return convolve(*arguments, **options)  # pyright: ignore[reportArgumentType]
 
     score = keras_file.open_model(constant / "model.keras", len(TAGS), bundles.SIZE)
