@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from socialtag_jax import export_keras, export_onnx, files, pretrained, tagger
+from socialtag_jax import export_keras, export_onnx, files, onnx_file, pretrained, tagger
 from socialtag_jax.errors import UsageError, UserError
 from socialtag_jax.gcs import RemotePath
 from socialtag_jax.shards.images import IMAGE_SIZE
@@ -88,7 +88,7 @@ def _write_bundle(trained: TrainedModel, folder: Path, formats: Collection[str])
     }
     # First what may be refused.
     if "onnx" in formats:
-        metadata = export_onnx.metadata(description, vocabulary, pretrained.licence(params))
+        metadata = onnx_file.metadata(description, vocabulary, pretrained.licence(params))
         export_onnx.write_model(params, size, metadata, folder / tagger.ONNX)
     if "keras" in formats:
         export_keras.write_model(trained.model, params, size, folder / tagger.KERAS)

@@ -9,6 +9,9 @@ import numpy as np
 from socialtag_jax.keras_file import import_keras
 from socialtag_jax.model import HEAD_LAYERS, MEAN_RGB, VGG16_LAYERS, TagPredictor
 
+_PREPROCESS = "preprocess"
+"""A frozen layer: a pixel's channels turned around, less ImageNet's mean. Multiplying by 1 and 0 rounds nothing."""
+
 
 def write_model(model: TagPredictor, params: Mapping[str, Mapping[str, np.ndarray]], size: int, path: Path) -> None:
     """Writes the model with its parameters.
@@ -35,21 +38,25 @@ def build(keras: Any, model: TagPredictor, params: Mapping[str, Mapping[str, np.
     # Said outright, since a user's Keras may be configured for other dtypes or another order of axes.
     common = {"dtype": "float32"}
     spatial = {**common, "data_format": "channels_last"}
+    # The values are set below; Keras's usual initialisers get arguments, now and then, that earlier versions refuse.
+    weighted = {"kernel_initializer": "zeros"}
     inputs = keras.Input((size, size, 3), dtype="float32", name="photos")
-    x = keras.ops.flip(inputs, axis=-1)
-    x = layers.Rescaling(1.0, offset=[-mean for mean in MEAN_RGB[::-1]], name="preprocess", **common)(x)
+    # A layer, since operations such as `keras.ops.flip` are saved by names that other versions of Keras do not know.
+    x = layers.Conv2D(3, 1, trainable=False, name=_PREPROCESS, **weighted, **spatial)(inputs)
     for layer in VGG16_LAYERS:
         options = {"name": layer.name, **spatial}
         if layer.kind == "convolution":
-            x = layers.Conv2D(layer.features, 3, padding="same", activation="relu", **options)(x)
+            x = layers.Conv2D(layer.features, 3, padding="same", activation="relu", **weighted, **options)(x)
         elif layer.kind == "pool":
             x = layers.MaxPooling2D(2, strides=2, **options)(x)
     hidden, logits = HEAD_LAYERS
     x = layers.GlobalAveragePooling2D(name="average", **spatial)(x)
-    x = layers.Dense(model.hidden_units, activation="relu", name=hidden, **common)(x)
+    x = layers.Dense(model.hidden_units, activation="relu", name=hidden, **weighted, **common)(x)
     x = layers.Dropout(model.dropout_rate, name="dropout", **common)(x)
-    outputs = layers.Dense(model.n_tags, activation="sigmoid", name=logits, **common)(x)
+    outputs = layers.Dense(model.n_tags, activation="sigmoid", name=logits, **weighted, **common)(x)
     result = keras.Model(inputs, outputs, name="socialtag")
+    to_bgr, mean_bgr = np.eye(3, dtype=np.float32)[::-1], np.array(MEAN_RGB[::-1], np.float32)
+    result.get_layer(_PREPROCESS).set_weights([to_bgr[None, None], -mean_bgr])
     for name, leaves in params.items():
         result.get_layer(name).set_weights([leaves["kernel"], leaves["bias"]])
     return result

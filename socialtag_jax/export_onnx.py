@@ -4,7 +4,6 @@
 """
 
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 from socialtag_jax import __version__, files
 from socialtag_jax.errors import MissingPackageError, UserError
 from socialtag_jax.model import HEAD_LAYERS, MEAN_RGB, VGG16_LAYERS
-from socialtag_jax.tags import VOCABULARY_KEY, TagVocabulary
 
 INPUT, OUTPUT = "images", "probabilities"
 """Names in the graph: uint8 [batch, size, size, 3], RGB, and float32 [batch, n_tags]."""
@@ -28,28 +26,6 @@ _LARGEST = 2**31 - 2**20
 """Bytes: no protobuf message has more than 2 GiB, and the graph without its tensors and texts has some kilobytes."""
 
 
-def metadata(description: Mapping[str, Any], vocabulary: TagVocabulary, licence: str) -> dict[str, str]:
-    """What the file's `metadata_props` say; all values are text, lists and objects are JSON.
-
-    Args:
-      description: `tagger.json`, less its hashes.
-      vocabulary: the tags of the outputs.
-      licence: of the weights.
-
-    Returns:
-      name, input_size, threshold, max_tags, vocabulary_sha256, licence, and as JSON: tags (ids) and displays (display
-      forms) in the order of the outputs, and provenance.
-    """
-    same = ("name", "input_size", "threshold", "max_tags", VOCABULARY_KEY)
-    return {
-        **{key: str(description[key]) for key in same},
-        "tags": json.dumps(vocabulary.tags, ensure_ascii=False),
-        "displays": json.dumps(vocabulary.displays, ensure_ascii=False),
-        "licence": licence,
-        "provenance": json.dumps(description["provenance"], ensure_ascii=False, sort_keys=True),
-    }
-
-
 def write_model(
     params: Mapping[str, Mapping[str, np.ndarray]], size: int, metadata: Mapping[str, str], path: Path
 ) -> None:
@@ -58,7 +34,7 @@ def write_model(
     Args:
       params: the 13 convolutions (kernels H, W, I, O) and both layers of the head, float32.
       size: height and width of the input.
-      metadata: as `metadata` makes it.
+      metadata: as `onnx_file.metadata` makes it.
       path: ends in `.onnx`.
 
     Raises:

@@ -40,7 +40,8 @@ def load_program(
         exported = export.deserialize(bytearray(files.read_bytes(path)))
         text = exported.mlir_module()
     except Exception as error:  # on other bytes, flatbuffers and MLIR raise nearly anything
-        raise UserError(f"cannot be read as an exported program: {first_line(error)}", where=path, hint=hint) from error
+        what = f"cannot be read as an exported program by JAX {jax.__version__}: {first_line(error)}"
+        raise UserError(what, where=path, hint=f"{hint}, or install the JAX that wrote it, or a later one") from error
     found = _REACHES_OUT.search(_SHAPE_CHECK.sub("", text))
     if found is not None or exported.ordered_effects or exported.unordered_effects:
         what = "has side effects" if found is None else f"holds the operation {found[0]!r}"

@@ -5,7 +5,7 @@ A graph runs in a library of native code, so it must consist of what ours consis
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,55 @@ from socialtag_jax.tags import VOCABULARY_KEY, TagVocabulary
 _OPERATIONS = frozenset(
     ("Cast", "Conv", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "MaxPool", "Relu", "Sigmoid", "Sub", "Transpose")
 )
-"""Those of `export_onnx`: none has a body, reads a file, or makes more data than its inputs and weights do."""
+"""Those of `export_onnx`: none has a body or reads a file."""
 
 _HINT = "export the run again with `socialtag export --formats onnx`"
 _FATAL = 4
 """The one severity that onnxruntime's own log keeps: all else comes back as an error, too."""
 
 
-def open_model(path: Path, vocabulary: TagVocabulary, input_size: int) -> Callable[[np.ndarray], np.ndarray]:
+def metadata(description: Mapping[str, Any], vocabulary: TagVocabulary, licence: str) -> dict[str, str]:
+    """What the file's `metadata_props` say; all values are text, lists and objects are JSON.
+
+    Args:
+      description: `tagger.json`, less its hashes.
+      vocabulary: the tags of the outputs.
+      licence: of the weights.
+
+    Returns:
+      name, input_size, threshold, max_tags, vocabulary_sha256, licence, and as JSON: tags (ids) and displays (display
+      forms) in the order of the outputs, and provenance.
+    """
+    same = ("name", "input_size", "threshold", "max_tags", VOCABULARY_KEY)
+    return {
+        **{key: str(description[key]) for key in same},
+        "tags": json.dumps(vocabulary.tags, ensure_ascii=False),
+        "displays": json.dumps(vocabulary.displays, ensure_ascii=False),
+        "licence": licence,
+        "provenance": json.dumps(description["provenance"], ensure_ascii=False, sort_keys=True),
+    }
+
+
+def open_model(
+    path: Path, vocabulary: TagVocabulary, description: Mapping[str, Any]
+) -> Callable[[np.ndarray], np.ndarray]:
     """Opens a model as onnxruntime runs it on the CPU.
 
     Args:
       path: the file.
       vocabulary: the tags that its outputs must be.
-      input_size: height and width of its images.
+      description: the content of `tagger.json`, which its metadata must agree with.
 
     Returns:
       uint8 [n, input_size, input_size, 3], RGB -> float32 [n, n_tags].
 
     Raises:
       MissingPackageError: onnx or onnxruntime is not installed.
-      UserError: the file is damaged, has other inputs, outputs or tags, or could do more than compute.
+      UserError: the file is damaged, has other inputs, outputs or metadata, or could do more than compute.
     """
     onnx, onnxruntime = (_require(package) for package in ("onnx", "onnxruntime"))
     data = files.read_bytes(path)
-    _check(_parse(onnx, data, path), onnx, path, vocabulary, input_size)
+    _check(_parse(onnx, data, path), onnx, path, vocabulary, description)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     try:
@@ -78,8 +102,8 @@ def _parse(onnx: Any, data: bytes, path: Path) -> Any:
         raise UserError(f"cannot be read as an ONNX model: {first_line(error)}", where=path, hint=_HINT) from error
 
 
-def _check(model: Any, onnx: Any, path: Path, vocabulary: TagVocabulary, input_size: int) -> None:
-    graph = model.graph
+def _check(model: Any, onnx: Any, path: Path, vocabulary: TagVocabulary, description: Mapping[str, Any]) -> None:
+    graph, input_size = model.graph, description["input_size"]
     found = {f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in graph.node}
     odd = sorted(found - _OPERATIONS) + ["functions"] * bool(model.functions)
     if odd:
@@ -100,13 +124,9 @@ def _check(model: Any, onnx: Any, path: Path, vocabulary: TagVocabulary, input_s
             expected = f"{types.DataType.Name(element)} {['b', *shape[1:]]}"
             raise UserError(f"has other {what} than one of {expected}", where=path, hint=_HINT)
     properties = {one.key: one.value for one in model.metadata_props}
-    expected = {
-        "tags": json.dumps(vocabulary.tags, ensure_ascii=False),
-        "displays": json.dumps(vocabulary.displays, ensure_ascii=False),
-        VOCABULARY_KEY: vocabulary.sha256,
-    }
-    for key, text in expected.items():
-        if properties.get(key) != text:
+    # The licence is of the weights, which are compared themselves.
+    for key, text in metadata(description, vocabulary, "").items():
+        if key != "licence" and properties.get(key) != text:
             raise UserError(f"its metadata's {key!r} is not the bundle's", where=path, hint=_HINT)
 
 

@@ -3,8 +3,8 @@
 The reference is `plain_forward` on the bundle's `params.safetensors`. All get the same pixels.
 """
 
-import importlib.metadata
 import math
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -110,7 +110,7 @@ def verify(
     folder = tagger.local_copy(bundle)
     loaded = Tagger.load(folder)
     listed = loaded.description["files"]
-    present = [name for name, file in FORMATS.items() if file in listed]
+    present = [name for name, file in FORMATS.items() if file in listed or (folder / file).exists()]
     for name in formats or ():
         if name not in present:
             raise UsageError(f"the bundle has {', '.join(present)}, no {name}", where="--formats")
@@ -119,6 +119,9 @@ def verify(
     for name in present if formats is None else [name for name in present if name in formats]:
         result = FormatResult(name, FORMATS[name])
         found.formats.append(result)
+        if result.file not in listed:
+            result.result, result.why = "failed", f"{tagger.TAGGER} does not list it: it is of another export"
+            continue
         try:
             running.append(_Running(result, _open(name, loaded, folder)))
         except MissingPackageError as error:
@@ -148,7 +151,7 @@ def _open(name: str, loaded: Tagger, folder: Path) -> tuple[Score, str]:
     """A format's function, and what runs it."""
     path, size = folder / FORMATS[name], loaded.input_size
     if name == "onnx":
-        return onnx_file.open_model(path, loaded.vocabulary, size), _version("onnxruntime")
+        return onnx_file.open_model(path, loaded.vocabulary, loaded.description), _version("onnxruntime")
     if name == "keras":
         score = keras_file.open_model(path, len(loaded.vocabulary), size)
         return score, f"{_version('keras')} on {keras_file.import_keras().backend.backend()}"
@@ -156,7 +159,8 @@ def _open(name: str, loaded: Tagger, folder: Path) -> tuple[Score, str]:
 
 
 def _version(package: str) -> str:
-    return f"{package} {importlib.metadata.version(package)}"
+    """An imported package's own word: what is installed may be called `onnxruntime-gpu`."""
+    return f"{package} {sys.modules[package].__version__}"
 
 
 class _Running:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -85,6 +87,42 @@ def test_a_fresh_keras_says_what_the_bundle_says(bundle: Path, trained: TrainedM
     assert [name for name in names if name in {**CONVOLUTIONS, **dict.fromkeys(HEAD_LAYERS)}] == list(trained.params)
     assert {module for _, module in json.loads(layers)} == {"keras"}
     assert others == "False 0.25"
+
+
+def test_all_that_it_names_is_public(bundle: Path):
+    """Private places of Keras move between its versions; so do the options of all but the plainest initialisers."""
+    with zipfile.ZipFile(bundle / "model.keras") as archive:
+        text = archive.read("config.json").decode()
+    model = json.loads(text)
+    assert (model["module"], model["class_name"]) == ("keras.src.models.functional", "Functional")  # Keras's own word
+    assert set(re.findall(r'"module": "(.+?)"', text)) == {
+        "keras.src.models.functional",
+        "keras.layers",
+        "keras.initializers",
+        "keras",
+    }
+    assert set(re.findall(r'"keras.initializers", "class_name": "(.+?)"', text)) == {"Zeros"}
+
+
+def test_preprocessing_rounds_nothing_and_does_not_train(bundle: Path):
+    """To the bit what `keras.applications.vgg16.preprocess_input` makes of a photo."""
+    keras = keras_peer.keras
+    model = keras.saving.load_model(bundle / "model.keras")
+    images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    found = keras.Model(model.input, model.get_layer("preprocess").output).predict_on_batch(images)
+    expected = keras.applications.vgg16.preprocess_input(images.astype(np.float32))
+    np.testing.assert_array_equal(found, expected)
+    assert [one.path for one in model.non_trainable_weights] == ["preprocess/kernel", "preprocess/bias"]
+
+
+def test_it_drops_out_when_it_is_trained_further(bundle: Path):
+    keras = keras_peer.keras
+    model = keras.saving.load_model(bundle / "model.keras")
+    images = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
+    first, second = (np.asarray(model(images, training=True)) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+    first, second = (np.asarray(model(images, training=False)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_it_is_listed_and_guarded_like_the_others(bundle: Path):

@@ -33,6 +33,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def onnx_model(original: Path, tmp_path: Path) -> Path:
+    shutil.copy(original / "tagger.json", tmp_path)
     return Path(shutil.copy(original / "model.onnx", tmp_path))
 
 
@@ -42,7 +43,8 @@ def keras_model(original: Path, tmp_path: Path) -> Path:
 
 
 def open_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    return onnx_file.open_model(path, TagVocabulary(TAGS, tuple(tag.title() for tag in TAGS)), SIZE)
+    description = json.loads((path.parent / "tagger.json").read_text())
+    return onnx_file.open_model(path, TagVocabulary(TAGS, tuple(tag.title() for tag in TAGS)), description)
 
 
 def open_keras(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -58,7 +60,8 @@ BYTES = [b"", b"\0" * 8, b"\xff" * 100, b"PK\x03\x04 and no more", b'{"class_nam
 
 
 @pytest.mark.parametrize("data", BYTES)
-def test_other_bytes(tmp_path: Path, data: bytes):
+def test_other_bytes(original: Path, tmp_path: Path, data: bytes):
+    shutil.copy(original / "tagger.json", tmp_path)
     for name, opened in (("model.onnx", open_onnx), ("model.keras", open_keras)):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError) as refused:
@@ -149,7 +152,11 @@ def set_property(key: str, value: str) -> Callable[[Any], None]:
         (set_property("tags", json.dumps(["dog", "beach", *TAGS[2:]])), "its metadata's 'tags' is not the bundle's"),
         (set_property("displays", json.dumps(["Dog", "Beach"])), "its metadata's 'displays' is not"),
         (set_property("vocabulary_sha256", "0" * 64), "its metadata's 'vocabulary_sha256' is not"),
-        (lambda model: model.ClearField("metadata_props"), "its metadata's 'tags' is not"),
+        (set_property("threshold", "0.9"), "its metadata's 'threshold' is not the bundle's"),
+        (set_property("max_tags", "3"), "its metadata's 'max_tags' is not"),
+        (set_property("input_size", "224"), "its metadata's 'input_size' is not"),
+        (set_property("provenance", "{}"), "its metadata's 'provenance' is not"),
+        (lambda model: model.ClearField("metadata_props"), "its metadata's 'name' is not"),
         (lambda model: model.graph.output.pop(), "has other outputs than one of FLOAT"),
         (lambda model: model.graph.output.append(model.graph.input[0]), "has other outputs than one of FLOAT"),
         (lambda model: model.graph.input[0].type.tensor_type.shape.dim.pop(), "has other inputs than one of UINT8"),

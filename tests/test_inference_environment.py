@@ -56,6 +56,7 @@ import sys
 for name in {TRAINING}:
     sys.modules[name] = None
 import socialtag_jax.predict, socialtag_jax.tagger, socialtag_jax.verify_export
+import socialtag_jax.commands.serve, socialtag_jax.serve.app
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

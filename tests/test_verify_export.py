@@ -1,5 +1,6 @@
 """`socialtag verify-export`: every format against the weights, on photos; what differs or did not run is no pass."""
 
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from socialtag_jax import export_onnx, plain_forward
+from socialtag_jax import export_onnx, keras_file, plain_forward
 from socialtag_jax.verify_export import top_agreement
 from tests import bundles, exported, keras_peer, photos
 from tests.bundles import TAGS
@@ -190,6 +191,48 @@ def test_a_changed_bundle_is_refused(constant: Path, folder: Path, socialtag: So
     result = socialtag("verify-export", bundle, "--photos", folder)
     assert (result.code, result.out) == (1, "")
     assert "model.onnx: the file was changed" in result.err
+
+
+def test_a_file_that_the_bundle_does_not_list_is_no_pass(
+    original: Path, folder: Path, socialtag: Socialtag, tmp_path: Path
+):
+    """A model that lies in the folder will be taken for the bundle's, whoever put it there."""
+    plain = bundles.constant_bundle(tmp_path / "plain", LOGITS)
+    shutil.copy(original / "model.onnx", plain)
+    result = socialtag("verify-export", plain, "--photos", folder, "--json")
+    found = {one["format"]: one for one in json.loads(result.out)["formats"]}
+    assert result.code == 1
+    assert {name: one["result"] for name, one in found.items()} == {"stablehlo": "passed", "onnx": "failed"}
+    assert found["onnx"]["why"] == "tagger.json does not list it: it is of another export"
+
+
+def test_runtimes_under_other_names(
+    constant: Path, folder: Path, socialtag: Socialtag, monkeypatch: pytest.MonkeyPatch
+):
+    """Who has a GPU has installed `onnxruntime-gpu`, which is imported as `onnxruntime`."""
+
+    def version(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    result = socialtag("verify-export", constant, "--photos", folder, "--json", "--formats", "onnx")
+    assert result.code == 0
+    assert json.loads(result.out)["formats"][0]["runtime"] == f"onnxruntime {onnxruntime.__version__}"
+
+
+def test_keras_multiplies_at_full_precision(constant: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the reference does: on a GPU, TensorFloat-32 would be beyond the tolerance."""
+    found = []
+    convolve = jax.lax.conv_general_dilated
+
+    def recorded(*arguments: object, **options: object) -> jax.Array:
+        found.append(jax.config.values["jax_default_matmul_precision"])
+        return convolve(*arguments, **options)  # pyright: ignore[reportArgumentType]
+
+    score = keras_file.open_model(constant / "model.keras", len(TAGS), bundles.SIZE)
+    monkeypatch.setattr(jax.lax, "conv_general_dilated", recorded)
+    score(exported.pixels(1))
+    assert found == ["highest"] * 14
 
 
 def test_agreement_by_hand():
