@@ -376,6 +376,8 @@ def test_table_in_a_browser(browser: Browser, text: str, tmp_path: Path):
 
     head = shown.locator("#tag-table thead th", has_text="recall")
     head.get_by_role("button").click()
+    assert rows.count() == 50
+    shown.get_by_role("button", name="Show more").click()
     recalls = [float(cell) for cell in column(shown, 6) if cell != "–"]
     assert recalls == sorted(recalls, reverse=True)
     assert recalls[0] > recalls[-1]
@@ -387,6 +389,7 @@ def test_table_in_a_browser(browser: Browser, text: str, tmp_path: Path):
     assert recalls == sorted(recalls)
     assert head.get_attribute("aria-sort") == "ascending"
     shown.locator("#tag-table thead th button").first.click()
+    shown.get_by_role("button", name="Show more").click()
     names = [name for name in column(shown, 1) if name.startswith("tag")]
     assert names == [f"tag{number}" for number in range(75)]
 
