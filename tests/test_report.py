@@ -91,9 +91,9 @@ def test_confusions_do_not_depend_on_photos_without_tags():
 def test_conflicts():
     """Twenty photos: summer (0) on ten, winter (1) on the other ten; by chance, 10 x 10 / 20 = 5 would have both.
 
-    Of independent tags, none would have both with a probability of exp(-5), below 0.01. Both are predicted for three. Sea
-    (2) is on eight of the summer photos, and predicted with it: no conflict. Nor is it one with winter, of which the
-    labels say too little: 8 x 10 / 20 = 4 would have both by chance, and exp(-4) is above 0.01.
+    Of independent tags, none would have both with a probability of exp(-5), below 0.01. Both are predicted for three.
+    Sea (2) is on eight of the summer photos, and predicted with it: no conflict. Nor is it one with winter, of which
+    the labels say too little: 8 x 10 / 20 = 4 would have both by chance, and exp(-4) is above 0.01.
     """
     true = [[0, 2]] * 8 + [[0]] * 2 + [[1]] * 10
     predicted = [[(0, 0.9), (2, 0.8)]] * 7 + [[(0, 0.9), (1, 0.8), (2, 0.7)]] * 3 + [[(1, 0.9)]] * 10
@@ -216,7 +216,7 @@ def test_our_values_beside_published_ones():
 
 
 def test_published_rows_of_other_test_photos():
-    """Corel5K's own test split has 499 photos, which share 260 words with the training photos; others had random splits."""
+    """Corel5K's own test split has 499 photos, which share 260 words with the training photos; others were random."""
     (corel,) = published.KNOWN[0].tables
     own = {"images": 499, "five_words_an_image": {"words": 260}}
     assert published.same_test_split(corel, own)

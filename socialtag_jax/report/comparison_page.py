@@ -136,8 +136,8 @@ def _notices(both: Mapping[str, SavedEvaluation]) -> list[str]:
     limits = {(one.summary.number("threshold"), one.summary.count("max_tags")) for one in both.values()}
     if len(limits) > 1:
         found.append(
-            "A and B predict tags by other limits: F1, precision and recall differ by these too; precision at 1, recall "
-            "and accuracy at 5, and average precision do not depend on them."
+            "A and B predict tags by other limits: F1, precision and recall differ by these too; precision at 1, "
+            "recall and accuracy at 5, and average precision do not depend on them."
         )
     return found
 

@@ -88,8 +88,8 @@ def confusions(found: Outcomes, n_tags: int, most: int = 15) -> list[Confusion]:
 def conflicts(found: Outcomes, n_tags: int, most: int = 15) -> list[Conflict]:
     """The pairs that were most often predicted together, of those that exclude each other in the split's labels.
 
-    Among independent tags, images with both have nearly Poisson's distribution: with 4.6 expected, one pair in a hundred
-    has none. A pair of which fewer are expected is never listed, however apart the two are.
+    Among independent tags, how many images have both has nearly Poisson's distribution: with 4.6 expected, one pair in
+    a hundred has none. A pair of which fewer are expected is never listed, however apart the two are.
 
     Args:
       found: of a split.

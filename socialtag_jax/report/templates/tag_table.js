@@ -79,6 +79,8 @@ heads.forEach((head, column) => {
     // A word is looked for from A, a number from the highest; a second click turns the order round.
     const again = sorted.column === column;
     sorted = { column, descending: again ? !sorted.descending : columns[column].kind !== "text" };
+    // Twelve thousand rows take seconds to lay out; of another order, the first ones are wanted.
+    shown = FIRST_ROWS;
     select();
   });
 });
