@@ -55,7 +55,7 @@ def test_loading_imports_nothing_of_training():
 import sys
 for name in {TRAINING}:
     sys.modules[name] = None
-import socialtag_jax.predict, socialtag_jax.tagger, socialtag_jax.verify_export
+import socialtag_jax.predict, socialtag_jax.serve.app, socialtag_jax.tagger, socialtag_jax.verify_export
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
