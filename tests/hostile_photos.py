@@ -63,6 +63,29 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
+def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
+    """A gray progressive JPEG that is whole, and says of all its pixels again and again that there is nothing new.
+
+    Each scan is 65 bytes and a walk over the whole image.
+    """
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+
+    one_code = bytes([1] + [0] * 15)  # a table with one code, of one bit: 0
+    head = segment(0xDB, b"\0" + bytes([1] * 64)) + segment(0xC2, struct.pack(">BHHB3B", 8, height, width, 1, 1, 17, 0))
+    tables = segment(0xC4, b"\x00" + one_code + b"\x00") + segment(0xC4, b"\x10" + one_code + b"\xe0")
+    blocks = -(-width // 8) * -(-height // 8)
+    first = segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes(-(-blocks // 8))
+    # The code, and 14 bits: so many blocks over 2^14 are empty.
+    run = 0x2AAA
+    bits = ("0" + format(run, "014b")) * -(-blocks // (2**14 + run))
+    bits += "1" * (-len(bits) % 8)
+    empty = bytes(int(bits[place : place + 8], 2) for place in range(0, len(bits), 8)).replace(b"\xff", b"\xff\0")
+    again = segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + empty
+    return b"\xff\xd8" + head + tables + first + again * scans + b"\xff\xd9"
+
+
 def png_of_size(width: int, height: int, *more: bytes) -> bytes:
     """A PNG that promises so many pixels and holds none."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
@@ -249,6 +272,7 @@ REJECTED = [
     Case("bomb-just.png", written(png_of_size(13_378, 13_378)), BOMB),
     Case("bomb-wide.png", written(png_of_size(2**31 - 1, 1)), BOMB),
     Case("bomb.jpg", written(jpeg_of_size(65_535, 65_535)), BOMB),
+    Case("bomb-of-scans.jpg", written(jpeg_of_scans(7000, 7000, 1000)), "more than 500 scans"),
     Case("bomb.gif", written(gif_of_size(65_535, 65_535)), BOMB),
     Case("bomb.bmp", written(bmp_of_size(100_000, 100_000)), BOMB),
     Case("bomb.tif", written(tiff_of_size(100_000, 100_000)), BOMB),

@@ -47,6 +47,9 @@ def test_a_batch_is_a_power_of_two(waiting: int, most: int, expected: int):
     assert batch_size(waiting, most) == expected
 
 
+HERE = socket.gethostname()
+
+
 def row_sums(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).sum(1, dtype=np.float32)[:, None]
 
@@ -349,10 +352,12 @@ def test_a_server_can_be_stopped_as_soon_as_it_says_its_address(number: signal.S
     assert (process.returncode, err) == (code, f"stopped by {number.name}\n")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_the_command_ends_when_what_it_accepted_is_done(bundle: Path, number: signal.Signals, code: int):
+@pytest.mark.parametrize(
+    ("number", "code", "host"), [(signal.SIGTERM, 0, "127.0.0.1"), (signal.SIGINT, 130, "0.0.0.0")]
+)
+def test_the_command_ends_when_what_it_accepted_is_done(bundle: Path, number: signal.Signals, code: int, host: str):
     """A request whose body is still on its way when the signal comes is answered."""
-    command = [sys.executable, "-m", "socialtag_jax.cli", "serve", bundle, "--port", "0"]
+    command = [sys.executable, "-m", "socialtag_jax.cli", "serve", bundle, "--port", "0", "--host", host]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
@@ -371,6 +376,9 @@ def test_the_command_ends_when_what_it_accepted_is_done(bundle: Path, number: si
         out, err = process.communicate(timeout=20)
     assert process.returncode == code
     assert out == ""
+    port = address.rpartition(":")[2]
+    warning = f"warning: every computer that reaches this one can use the page and the API, as http://{HERE}:{port}"
+    assert (warning in err) == (host == "0.0.0.0")
     assert "serving holiday (5 tags) until Ctrl-C" in err
     assert f"choices are appended to {bundle}-feedback.jsonl" in err
     assert err.endswith(f"stopped by {number.name}\n")

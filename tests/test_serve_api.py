@@ -18,6 +18,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from socialtag_jax import Tagger
+from socialtag_jax.serve import app as app_room
 from socialtag_jax.serve.app import tagging_app
 from socialtag_jax.serve.feedback import FeedbackFile
 from socialtag_jax.serve.limits import Limits
@@ -85,6 +86,17 @@ def test_threshold_and_most_tags(strict: str):
         assert error_of(httpx.post(f"{strict}/v1/tags?{query}", files=form(JPEG))) == (422, "invalid_request")
 
 
+def test_an_answer_has_an_end(constant: Tagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """However many tags the model knows."""
+    monkeypatch.setattr(app_room, "_MOST_TAGS", 2)
+    app = tagging_app(constant, LIMITS, FeedbackFile(tmp_path / "choices.jsonl"))
+    with running(app) as address:
+        answer = httpx.post(f"{address}/v1/tags?max_tags=2", files=form(JPEG))
+        assert [one["tag"] for one in answer.json()["photos"][0]["tags"]] == ["beach", "sun"]
+        answer = httpx.post(f"{address}/v1/tags?max_tags=3", files=form(JPEG))
+        assert error_of(answer) == (422, "invalid_request")
+
+
 def test_answers_are_those_of_the_tagger(server: str, tagger: Tagger, tmp_path: Path):
     """Of many photos that are sent at once, alone or together: each has its own, in the order in which it was sent."""
     rng = np.random.default_rng(0)
@@ -134,6 +146,9 @@ def test_other_sites_cannot_use_it(strict: str, choice: dict[str, Any]):
     for origin in ("http://evil.example", "null", "http://localhost:1"):
         answer = httpx.post(f"{strict}/v1/feedback", json={"choices": [choice]}, headers={"Origin": origin})
         assert error_of(answer) == (403, "other_origin")
+    # As nginx asks, unless it is told to pass on what the browser called it.
+    answer = httpx.post(f"{strict}/v1/feedback", json={}, headers={"Origin": "https://tagger.example"})
+    assert "a proxy that does not pass on the header Host" in answer.json()["error"]["message"]
     own = httpx.post(f"{strict}/v1/feedback", json={"choices": [choice]}, headers={"Origin": strict})
     assert own.json() == {"saved": 1}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, FilePayload, Locator, Page, Route, expect
 
 from socialtag_jax import Tagger
 from socialtag_jax.serve.app import tagging_app
@@ -166,8 +166,13 @@ def test_where_the_browser_lets_no_page_copy(page: Page):
     expect(page.locator("#toast")).to_have_text("Copied #Beach #Sun #Sea")
     expect(page.locator(".copy")).to_be_focused()
     assert copied(page) == "#Beach #Sun #Sea"
-    shown: list[str | None] = []
-    page.on("dialog", lambda dialog: (shown.append(dialog.default_value), dialog.dismiss()))
+    shown: list[str] = []
+
+    def dismiss(dialog: Dialog) -> None:
+        shown.append(dialog.default_value)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     page.evaluate("() => { document.execCommand = () => false; }")
     page.locator(".reject").first.click()
     page.locator(".copy").click()

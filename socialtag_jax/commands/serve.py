@@ -1,6 +1,7 @@
 """`serve`: a page and an API that suggest tags."""
 
 import argparse
+import socket
 from pathlib import Path
 
 from socialtag_jax.commands.arguments import Commands, add_hosting, log, positive
@@ -90,7 +91,10 @@ def run_serve(options: argparse.Namespace) -> int:
         warm_up(tagger)
         app = tagging_app(tagger, limits, feedback, hosts=hosting.names_of(options.allow_host, options.host))
         if not hosting.is_loopback(listener):
-            log("warning: every computer that reaches this one can use the page and the API; there is no password")
+            log(
+                "warning: every computer that reaches this one can use the page and the API, "
+                f"as http://{socket.gethostname()}:{listener.getsockname()[1]} or by its address; there is no password"
+            )
         log(f"serving {tagger.description['name']} ({len(tagger.vocabulary):,} tags) until Ctrl-C")
         log(f"choices are appended to {feedback.path}")
         return hosting.run(app, listener, log=log, patience=options.timeout)

@@ -21,6 +21,8 @@ from socialtag_jax.web import hosting
 from socialtag_jax.web.hosting import ApiError, ErrorBody, ErrorDetail
 
 TAGS_PATH = "/v1/tags"
+_MOST_TAGS = 1000
+"""That a request may ask for, of a photo: an answer of all 12,000 tags of 32 photos takes seconds to write."""
 _DESCRIPTION = """
 Suggests tags for photos. Every answer with a status of 400 or more has one shape, `{"error": {"code", "message"}}`.
 
@@ -171,6 +173,7 @@ def tagging_app(tagger: Tagger, limits: Limits, feedback: FeedbackFile, *, hosts
 def _add_tags(app: FastAPI, service: TaggingService) -> None:
     tagger = service.tagger
     vocabulary, sha256 = tagger.vocabulary, tagger.description["files"][PARAMS]
+    most = min(len(vocabulary), _MOST_TAGS)
     hashtags = {tag: hashtag(display) for tag, display in zip(vocabulary.tags, vocabulary.displays, strict=True)}
 
     @app.post(
@@ -183,7 +186,7 @@ def _add_tags(app: FastAPI, service: TaggingService) -> None:
     async def tags(
         request: Request,
         threshold: Annotated[float | None, Query(ge=0, lt=1, description="only tags with a confidence over it")] = None,
-        max_tags: Annotated[int | None, Query(ge=1, le=len(vocabulary), description="at most so many a photo")] = None,
+        max_tags: Annotated[int | None, Query(ge=1, le=most, description="at most so many a photo")] = None,
     ) -> TagsBody:
         """Suggests tags for one photo or several."""
         photos = await service.answer(request, threshold, max_tags)

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -118,7 +119,8 @@ class TaggingService:
             # Each by itself: where one has failed, `tagging` is done, and cancels no other.
             for task in (*tasks, leaving):
                 task.cancel()
-            await asyncio.gather(tagging, *tasks, leaving, return_exceptions=True)
+            ended: list[asyncio.Future[Any]] = [tagging, *tasks, leaving]
+            await asyncio.gather(*ended, return_exceptions=True)
 
     async def _tag(self, photo: Upload, threshold: float | None, max_tags: int | None) -> TaggedPhoto:
         loop = asyncio.get_running_loop()

@@ -6,11 +6,13 @@ same pixels everywhere.
 
 import errno
 import io
+import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from socialtag_jax import files
 from socialtag_jax.errors import UserError
@@ -25,6 +27,10 @@ LARGEST_PIXELS = 178_956_970
 """Of a photo, width times height: 512 MiB as RGB. What says that it has more is never decoded."""
 
 _LARGEST_FILE = 2**30
+_MOST_SCANS = 500
+"""Of a JPEG. Encoders write about ten; each costs a walk over the whole image, however few bytes it has."""
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""Not what stands within a scan's data: stuffed bytes, restarts, fill."""
 _LONGEST_JPEG_SIDE = 65_500
 _JPEG_QUALITY = 95
 _OWN_ERRORS = frozenset(
@@ -165,6 +171,18 @@ def check_pixels(width: int, height: int, largest_pixels: int = LARGEST_PIXELS) 
         raise TooManyPixelsError(f"refused as a decompression bomb: {what}")
 
 
+def _check_scans(jpeg: bytes) -> None:
+    """Refuses a JPEG that would be decoded for minutes: up to its first image's end, it has too many scans."""
+    start_of_scan, end_of_image = 0xDA, 0xD9
+    scans, place = 0, 2
+    while (marker := _JPEG_MARKER.search(jpeg, place)) is not None and marker[0][1] != end_of_image:
+        # The segment, whose length counts itself.
+        place = marker.end() + max(2, int.from_bytes(jpeg[marker.end() : marker.end() + 2]))
+        scans += marker[0][1] == start_of_scan
+        if scans > _MOST_SCANS:
+            raise ImageError(f"more than {_MOST_SCANS} scans: made to be decoded for minutes, or damaged")
+
+
 def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ImageError(
@@ -176,6 +194,8 @@ def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
 def _decode(data: bytes, image_size: int, largest_pixels: int) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_pixels(*image.size, largest_pixels)
+        if isinstance(image, JpegImageFile):
+            _check_scans(data)
         profile = image.info.get("icc_profile")
         # JPEG only: lets the decoder shrink by 2, 4 or 8 on the way, to no less than twice the wanted size.
         shrunk = _shrunk_size(image.size, 2 * image_size)

@@ -188,7 +188,10 @@ class _Guard:
         if not _is_ours(host, self._names):
             refusal = error_answer(421, "unknown_host", "not a name of this server; see its option --allow-host")
         elif scope["method"] not in _SAFE_METHODS and origin is not None and origin.split("://")[-1] != host:
-            refusal = error_answer(403, "other_origin", "this request comes from another site's page")
+            what = (
+                "this request comes from another site's page, or through a proxy that does not pass on the header Host"
+            )
+            refusal = error_answer(403, "other_origin", what)
         await (self._app if refusal is None else refusal)(scope, receive, guarded)
 
 
