@@ -75,6 +75,8 @@ def _write_bundle(trained: TrainedModel, folder: Path, formats: Collection[str])
     experiment, vocabulary = trained.config.experiment, trained.vocabulary
     params = jax.tree.map(np.asarray, trained.params)
     size = experiment.model.input_size
+    # Whoever loads a bundle need not know the folders of who trained it.
+    trained_on = {key: value for key, value in trained.config.dataset.items() if key != "path"}
     description = {
         "format_version": tagger.FORMAT_VERSION,
         "name": experiment.name,
@@ -84,7 +86,7 @@ def _write_bundle(trained: TrainedModel, folder: Path, formats: Collection[str])
         "threshold": experiment.suggestion.threshold,
         "max_tags": experiment.suggestion.max_tags,
         "vocabulary_sha256": vocabulary.sha256,
-        "provenance": {"checkpoint_step": trained.step, **dataclasses.asdict(trained.config)},
+        "provenance": {"checkpoint_step": trained.step, **dataclasses.asdict(trained.config), "dataset": trained_on},
     }
     # First what may be refused.
     if "onnx" in formats:

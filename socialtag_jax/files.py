@@ -18,6 +18,10 @@ from socialtag_jax.gcs import RemotePath
 from socialtag_jax.storage import Location
 
 
+_LONGEST_NAME = 255
+"""Bytes; of nearly all file systems."""
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; renamed to `path` on success, deleted on failure.
@@ -25,7 +29,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The data is synced to disk before the rename, and the folder after it: a power cut leaves the old file or the new
     one, and once this has returned, the new one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{socket.gethostname()}.tmp")
+    whose = f"{os.getpid()}-{threading.get_ident()}@{socket.gethostname()}"
+    # A name may be as long as the file system allows, and this one no longer.
+    start = os.fsencode(path.name)[: _LONGEST_NAME - len(f"..{whose}.tmp")].decode(errors="ignore")
+    temporary = path.with_name(f".{start}.{whose}.tmp")
     try:
         yield temporary
         _sync(temporary)

@@ -63,23 +63,22 @@ def rejects_path(output: Path) -> Path:
 def write_rejects(predictions: Iterable[Prediction], path: Path) -> int:
     """Writes one row for each file that could not be read or was left alone: path and reason.
 
+    Without any there is no such file, nor that of an earlier run.
+
     Returns:
       how many.
     """
-    number = 0
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        nonlocal number
-        yield "path", "reason"
-        for prediction in predictions:
-            number += (prediction.unreadable is not None) + (prediction.sidecar_left is not None)
-            if prediction.unreadable is not None:
-                yield prediction.path, prediction.unreadable
-            if prediction.sidecar_left is not None:
-                yield sidecars.sidecar_path(prediction.path), prediction.sidecar_left
-
-    _write_rows(rows(), path)
-    return number
+    rows: list[tuple[object, ...]] = []
+    for prediction in predictions:
+        if prediction.unreadable is not None:
+            rows.append((prediction.path, prediction.unreadable))
+        if prediction.sidecar_left is not None:
+            rows.append((sidecars.sidecar_path(prediction.path), prediction.sidecar_left))
+    if rows:
+        _write_rows([("path", "reason"), *rows], path)
+    else:
+        path.unlink(missing_ok=True)
+    return len(rows)
 
 
 def _write_rows(rows: Iterable[tuple[object, ...]], path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -301,7 +302,7 @@ def test_tagger_imports_nothing_of_training(bundle: Path):
     assert result.stdout.split("\n")[:2] == ["4", "[]"]
 
 
-def test_bundle_files(bundle: Path):
+def test_bundle_files(bundle: Path, dataset: Dataset):
     from safetensors import safe_open
 
     description = json.loads((bundle / "tagger.json").read_text())
@@ -311,6 +312,8 @@ def test_bundle_files(bundle: Path):
         assert file.get_tensor("block5_conv3/kernel").shape == (3, 3, 512, 512)
         assert file.metadata()["source"] == "colours, step 9"
     assert (bundle / "tags.txt").read_text().split() == list(Tagger.load(bundle).vocabulary.tags)
+    # Of who trained it, it names no folder.
+    assert not [path for path in bundle.iterdir() if os.fsencode(dataset.location) in path.read_bytes()]
 
 
 def test_training_goes_on_from_a_bundle_with_the_same_tags(

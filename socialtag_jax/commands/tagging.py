@@ -185,12 +185,9 @@ def _write(options: argparse.Namespace, journal: "Journal", photos: "Sequence[Pa
     if output is not None:
         read = (one for one in map(journal.get, photos) if one.unreadable is None)
         (prediction_files.write_csv if options.csv else prediction_files.write_jsonl)(read, output)
-        log(f"written to {output}; what could not be done, to {rejects}")
-    elif number:
+        log(f"written to {output}")
+    if number:
         log(f"what could not be done is listed in {rejects}")
-    else:
-        # Nor is what an earlier run could not do.
-        rejects.unlink()
 
 
 def _preset(options: argparse.Namespace) -> dict[str, Any]:
