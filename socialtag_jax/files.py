@@ -17,7 +17,6 @@ from socialtag_jax.errors import UserError
 from socialtag_jax.gcs import RemotePath
 from socialtag_jax.storage import Location
 
-
 _LONGEST_NAME = 255
 """Bytes; of nearly all file systems."""
 

@@ -24,8 +24,13 @@ def test_names_as_long_as_they_can_be(tmp_path: Path, name: bytes):
 def test_a_failure_leaves_what_was_there(tmp_path: Path):
     path = tmp_path / "tags.csv"
     files.write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), files.atomic_path(path) as temporary:
-        temporary.write_text("ne")
-        raise ZeroDivisionError
+
+    def write_half() -> None:
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("ne")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

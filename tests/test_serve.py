@@ -327,7 +327,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SERVER = """
 import os, sys
 from socialtag_jax.web import hosting
-app, make, number = hosting.application("nothing", description=""), hosting.server, int(sys.argv[1])
+from socialtag_jax.web.application import application
+app, make, number = application("nothing", description=""), hosting.server, int(sys.argv[1])
 def asked_meanwhile(*arguments, **options):
     os.kill(os.getpid(), number)
     return make(*arguments, **options)

@@ -25,6 +25,7 @@ from socialtag_jax.serve.feedback import FeedbackFile
 from socialtag_jax.serve.limits import Limits
 from socialtag_jax.shards.images import ResourceError
 from socialtag_jax.web import hosting
+from socialtag_jax.web.application import ApiError
 from tests.hostile_photos import REJECTED, TAKEN, make, png_of_size
 from tests.servers import running
 from tests.tagging_servers import JPEG, LIMITS, SlowTagger, constant_tagger, error_of, form, wait_for
@@ -150,7 +151,7 @@ def test_a_form_that_is_changed_anywhere_is_read_or_refused():
             try:
                 asyncio.run(uploads.read(FormRequest(chunks), Limits(), share))  # pyright: ignore[reportArgumentType]
                 found["read"] += 1
-            except hosting.ApiError as error:
+            except ApiError as error:
                 found[error.code] += 1
         assert memory.held == 0
     assert set(found) == {"read", "bad_form", "unexpected_field"} | (set(found) & {"no_photos"})

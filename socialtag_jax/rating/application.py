@@ -11,8 +11,7 @@ from pydantic import BaseModel, Field
 from socialtag_jax.errors import UserError
 from socialtag_jax.rating.study import Answer, ConflictError, NotFoundError, Rater, State, Study, TakenError
 from socialtag_jax.shards.dataset import ParsedRecords
-from socialtag_jax.web import hosting
-from socialtag_jax.web.hosting import ApiError
+from socialtag_jax.web.application import ApiError, add_page, application, error_answer
 
 _DESCRIPTION = "Raters mark which tags fit a photo. Answers are stored as they are given."
 _MOST_TAGS = 10_000
@@ -82,9 +81,9 @@ def rating_application(study: Study, records: ParsedRecords, *, hosts: list[str]
       records: of the split that it is about.
       hosts: names by which browsers may call it.
     """
-    app = hosting.application("socialtag rate", description=_DESCRIPTION, hosts=hosts)
-    hosting.add_page(app, "/", "rate_start.html")
-    hosting.add_page(app, "/studies/{study}/raters/{rater}", "rate.html")
+    app = application("socialtag rate", description=_DESCRIPTION, hosts=hosts)
+    add_page(app, "/", "rate_start.html")
+    add_page(app, "/studies/{study}/raters/{rater}", "rate.html")
 
     def same_study(key: str) -> None:
         # A page that was left open asks on, and the next study may be served at the same address.
@@ -171,4 +170,4 @@ def _rater(rater: Rater) -> RaterBody:
 
 
 def _refusal(status: int, code: str, _: Request, error: Exception) -> JSONResponse:
-    return hosting.error_answer(status, code, str(error))
+    return error_answer(status, code, str(error))

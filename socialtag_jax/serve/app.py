@@ -17,8 +17,7 @@ from socialtag_jax.serve.monitoring import Measured
 from socialtag_jax.serve.tagging import TaggedPhoto, TaggingService
 from socialtag_jax.serve.uploads import FIELD
 from socialtag_jax.tagger import PARAMS, Tagger
-from socialtag_jax.web import hosting
-from socialtag_jax.web.hosting import ApiError, ErrorBody, ErrorDetail
+from socialtag_jax.web.application import ApiError, ErrorBody, ErrorDetail, add_page, application
 
 TAGS_PATH = "/v1/tags"
 _MOST_TAGS = 1000
@@ -145,7 +144,7 @@ def tagging_app(tagger: Tagger, limits: Limits, feedback: FeedbackFile, *, hosts
       tagger: the model; the first requests wait until it is compiled, unless `tagging.warm_up` has done that.
       limits: on what requests may ask.
       feedback: takes people's choices.
-      hosts: names by which browsers may call it; see `hosting.application`.
+      hosts: names by which browsers may call it; see `web.application`.
     """
     service = TaggingService(tagger, limits)
 
@@ -154,7 +153,7 @@ def tagging_app(tagger: Tagger, limits: Limits, feedback: FeedbackFile, *, hosts
         async with service.running():
             yield
 
-    app = hosting.application(
+    app = application(
         "socialtag serve",
         description=_DESCRIPTION,
         hosts=hosts,
@@ -163,7 +162,7 @@ def tagging_app(tagger: Tagger, limits: Limits, feedback: FeedbackFile, *, hosts
         lifespan=lifespan,
     )
     app.add_middleware(Measured, metrics=service.metrics)
-    hosting.add_page(app, "/", "tagger.html")
+    add_page(app, "/", "tagger.html")
     _add_tags(app, service)
     _add_feedback(app, service, feedback)
     _add_state(app, service, feedback)

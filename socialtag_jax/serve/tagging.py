@@ -21,7 +21,7 @@ from socialtag_jax.serve.monitoring import Metrics
 from socialtag_jax.serve.uploads import Upload
 from socialtag_jax.shards.images import ImageError, OtherKindError, ResourceError, TooManyPixelsError
 from socialtag_jax.tagger import MAX_BATCH, SuggestedTag, Tagger
-from socialtag_jax.web.hosting import ApiError
+from socialtag_jax.web.application import ApiError
 
 
 @dataclass(frozen=True)

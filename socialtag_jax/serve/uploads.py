@@ -10,7 +10,7 @@ from python_multipart.multipart import Field, File, parse_options_header
 from starlette.requests import Request
 
 from socialtag_jax.serve.limits import Limits
-from socialtag_jax.web.hosting import ApiError
+from socialtag_jax.web.application import ApiError
 
 FIELD = "photos"
 """The form's field, as often as there are photos."""
