@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before Keras is imported, which reads it once.
 os.environ["KERAS_BACKEND"] = "jax"
@@ -23,6 +24,9 @@ import pytest
 
 from socialtag_jax import cli, gcs, storage
 from tests import gcs_emulator
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -102,6 +106,15 @@ def socialtag(capsys: pytest.CaptureFixture[str]) -> Socialtag:
 def emulator() -> Iterator[gcs_emulator.Emulator]:
     """One for all tests: TensorStore reads its address once in a process."""
     with gcs_emulator.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Chromium; the test is skipped where this computer has none."""
+    from tests.servers import headless_browser
+
+    with headless_browser() as running:
         yield running
 
 

@@ -5,7 +5,6 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,7 +14,6 @@ from playwright.sync_api import Browser, expect
 
 from socialtag_jax import cli
 from tests.docs_pages import ROOT
-from tests.servers import headless_browser
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +71,6 @@ def test_examples_keep_their_lines(site: Path) -> None:
     page = html.unescape((site / "reference" / "commands.html").read_text(encoding="utf-8"))
     for command in ("prepare", "train", "predict"):
         assert re.search(rf"<pre>.*?examples:\n  socialtag {command} .*\n  socialtag {command} ", page)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with headless_browser() as running:
-        yield running
 
 
 def test_the_site_is_searched_without_a_server(site: Path, browser: Browser) -> None:

@@ -1,7 +1,7 @@
 """What the rating page's server sends, which says nothing of a tag's source, and what it refuses."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -14,18 +14,11 @@ from socialtag_jax.shards.dataset import Dataset, open_dataset
 from tests.bundles import TAGS
 from tests.rating_servers import PHOTOS, go_next, join, letters, mark, serving, write_dataset
 from tests.rating_studies import ORIGIN, clock
-from tests.servers import headless_browser
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_dataset(tmp_path_factory.mktemp("dataset")))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with headless_browser() as found:
-        yield found
 
 
 def study_photos(sources: Sequence[Source], confidence: float) -> Sequence[StudyPhoto]:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from socialtag_jax.shards.dataset import Dataset, open_dataset
 from tests.bundles import TAGS, random_bundle
 from tests.rating_servers import join, mark, write_dataset
 from tests.rating_studies import clock
-from tests.servers import headless_browser
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +29,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     return random_bundle(folder / "holiday.tagger")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with headless_browser() as found:
-        yield found
 
 
 def start(bundle: Path, data: Path, port: int, *more: str) -> tuple[subprocess.Popen[str], str]:

@@ -1,7 +1,6 @@
 """The rating page as raters meet it, in a browser."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,11 @@ from playwright.sync_api import Browser, expect
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from tests.rating_servers import PHOTOS, go_next, join, letters, mark, rated, serving, write_dataset
 from tests.rating_studies import write_plain
-from tests.servers import headless_browser
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_dataset(tmp_path_factory.mktemp("dataset")))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with headless_browser() as found:
-        yield found
 
 
 def test_ten_photos_with_a_reload_in_the_middle(browser: Browser, dataset: Dataset, tmp_path: Path, socialtag):

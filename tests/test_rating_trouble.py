@@ -1,6 +1,5 @@
 """The rating page when photos are late, answers are refused, or another page or study comes between."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from socialtag_jax.rating.study import Answer
 from socialtag_jax.shards.dataset import Dataset, open_dataset
 from tests.rating_servers import PHOTOS, go_next, join, letters, mark, rated, serving, write_dataset
 from tests.rating_studies import write_plain
-from tests.servers import headless_browser
 
 _FAILURE = {"error": {"code": "internal_error", "message": "the server failed"}}
 
@@ -18,12 +16,6 @@ _FAILURE = {"error": {"code": "internal_error", "message": "the server failed"}}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return open_dataset(write_dataset(tmp_path_factory.mktemp("dataset")))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with headless_browser() as found:
-        yield found
 
 
 def hold(page: Page, path: str) -> list[Route]:

@@ -1,20 +1,18 @@
-"""The pages of `evaluate` and `report`: complete, small, safe from what tags and paths hold, and usable."""
+"""The pages of `evaluate` and `report`: complete, small, and safe from what tags and paths hold."""
 
 import html
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page
 
-from socialtag_jax import evaluation_report, trained
+from socialtag_jax import trained
 from socialtag_jax.config import Suggestion
 from socialtag_jax.errors import UserError
 from socialtag_jax.evaluate import Evaluation, Scorer
@@ -26,51 +24,37 @@ from socialtag_jax.shards.dataset import Dataset
 from socialtag_jax.tags import TagVocabulary
 from tests.conftest import Socialtag
 from tests.evaluations import evaluation_of, written_dataset
-from tests.servers import headless_browser
-
-HOSTILE = '</script><img src=x onerror="document.title=1">'
-PATH = '"><script>document.title=2</script>.jpg'
-TAGS = (HOSTILE, "{{ 7*7 }}", "beach", "sea", "日本", *(f"tag{number}" for number in range(75)))
-IMAGES = 40
-
-
-def confidences_of(seed: int) -> np.ndarray:
-    """float32 [IMAGES, tags]: some sure, some not."""
-    return np.random.default_rng(seed).beta(0.3, 2.0, (IMAGES, len(TAGS))).astype(np.float32)
+from tests.report_pages import (
+    HOSTILE,
+    IMAGES,
+    PATH,
+    TAGS,
+    comparison_of,
+    hostile_dataset,
+    page_of,
+    random_evaluation,
+    two_saved,
+)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    rng = np.random.default_rng(0)
-    labels = [sorted(rng.choice(len(TAGS), 4, replace=False).tolist()) for _ in range(IMAGES)]
-    labels[3] = []
-    image_ids = [PATH, *(f"photos/{number:03d}.jpg" for number in range(1, IMAGES))]
-    vocabulary = TagVocabulary(TAGS, TAGS)
-    return written_dataset(tmp_path_factory.mktemp("data") / "tiny", vocabulary, labels, image_ids, labels)
+    return hostile_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def evaluation(dataset: Dataset) -> Evaluation:
-    return evaluation_of(dataset, confidences_of(0))
+    return random_evaluation(dataset, 0)
 
 
 @pytest.fixture(scope="module")
 def text(dataset: Dataset, evaluation: Evaluation) -> str:
-    training = Training(TrainingCurves([0.5, 0.4], [0.6, 0.5], [0.1, 0.2]), positive_weight=10.0)
-    return evaluation_page(evaluation, dataset, training)
+    return page_of(dataset, evaluation)
 
 
 @pytest.fixture(scope="module")
 def saved(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The files of two evaluations."""
-    folders = []
-    for seed in (0, 1):
-        folder = tmp_path_factory.mktemp("evaluation") / "test"
-        found = evaluation_of(dataset, confidences_of(seed))
-        scorer = Scorer("given", dataset.vocabulary, 32, Suggestion(), 1, lambda images: images, dataset.fingerprint)
-        evaluation_report.write_results(found, dataset, scorer, folder)
-        folders.append(folder)
-    return folders[0], folders[1]
+    return two_saved(dataset, tmp_path_factory.mktemp("evaluations"))
 
 
 def changed_evaluation(of: Path, folder: Path, change: dict[str, Any]) -> evaluation_files.SavedEvaluation:
@@ -84,8 +68,7 @@ def changed_evaluation(of: Path, folder: Path, change: dict[str, Any]) -> evalua
 
 @pytest.fixture(scope="module")
 def comparison(dataset: Dataset, saved: tuple[Path, Path]) -> str:
-    first, second = (evaluation_files.find(folder, "test") for folder in saved)
-    return comparison_page.comparison_page(first, second, dataset)
+    return comparison_of(saved, dataset)
 
 
 def table_of(page_text: str) -> dict[str, Any]:
@@ -338,157 +321,3 @@ def test_evaluation_without_its_packages(
     monkeypatch.setattr(page, "missing_package", lambda: "matplotlib")
     write_report(evaluation, dataset, None, tmp_path)
     assert not (tmp_path / "report.html").exists()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with headless_browser() as running:
-        yield running
-
-
-def opened(browser: Browser, text: str, folder: Path, **options: Any) -> tuple[Page, list[str]]:
-    """The page from a file, and all addresses that it asked for, but for pictures that are in it."""
-    path = folder / "report.html"
-    path.write_text(text, encoding="utf-8")
-    shown = browser.new_page(**options)
-    asked: list[str] = []
-    shown.on("request", lambda request: None if request.url.startswith("data:") else asked.append(request.url))
-    shown.on("pageerror", lambda error: pytest.fail(str(error)))
-    shown.on("console", lambda message: pytest.fail(message.text))
-    shown.goto(path.as_uri())
-    return shown, asked
-
-
-def column(shown: Page, number: int) -> list[str]:
-    return shown.locator(f"#tag-table tbody tr > :nth-child({number})").all_inner_texts()
-
-
-def test_table_in_a_browser(browser: Browser, text: str, tmp_path: Path):
-    shown, asked = opened(browser, text, tmp_path)
-    status, rows = shown.locator("#tag-table [role=status]"), shown.locator("#tag-table tbody tr")
-    assert status.inner_text() == "50 of 80 tags"
-    assert rows.count() == 50
-    shown.get_by_role("button", name="Show more").click()
-    assert rows.count() == 80
-    assert not shown.get_by_role("button", name="Show more").is_visible()
-    # A keyboard goes on from the table, not from the top of the page.
-    assert shown.evaluate("document.activeElement.getAttribute('aria-label')") == "Scores by tag"
-
-    head = shown.locator("#tag-table thead th", has_text="recall")
-    head.get_by_role("button").click()
-    assert rows.count() == 50
-    shown.get_by_role("button", name="Show more").click()
-    recalls = [float(cell) for cell in column(shown, 6) if cell != "–"]
-    assert recalls == sorted(recalls, reverse=True)
-    assert recalls[0] > recalls[-1]
-    assert len(recalls) < 80
-    assert set(column(shown, 6)[len(recalls) :]) == {"–"}
-    assert head.get_attribute("aria-sort") == "descending"
-    head.get_by_role("button").press("Enter")
-    recalls = [float(cell) for cell in column(shown, 6)[: len(recalls)]]
-    assert recalls == sorted(recalls)
-    assert head.get_attribute("aria-sort") == "ascending"
-    shown.locator("#tag-table thead th button").first.click()
-    shown.get_by_role("button", name="Show more").click()
-    names = [name for name in column(shown, 1) if name.startswith("tag")]
-    assert names == [f"tag{number}" for number in range(75)]
-
-    search = shown.get_by_role("searchbox", name="Search")
-    search.fill("#TAG1")
-    assert column(shown, 1) == ["tag1", *(f"tag{number}" for number in range(10, 20))]
-    assert status.inner_text() == "11 of 11 tags that match"
-    search.fill("onerror")
-    assert column(shown, 1) == [HOSTILE]
-    search.fill("no such tag")
-    assert rows.count() == 0
-    # Neither tag nor path has become an element, or run.
-    assert shown.locator("[onerror]").count() == 0
-    assert shown.locator("script").count() == 2
-    assert shown.title() == "tiny/1.0.0, test: evaluation"
-    assert asked == [shown.url]
-
-
-# Of every text on the page, its contrast on the first background behind it that is not transparent.
-_CONTRASTS = """() => {
-  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = (colour) => {
-    const [r, g, b] = parts(colour).slice(0, 3).map((value) => {
-      const share = value / 255;
-      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let one = element; one; one = one.parentElement) {
-      const found = getComputedStyle(one).backgroundColor;
-      if ((parts(found)[3] ?? 1) === 1) return found;
-    }
-  };
-  const result = [];
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const element = texts.currentNode.parentElement;
-    if (!texts.currentNode.data.trim() || element.closest("script, style, noscript, .visually-hidden")) continue;
-    if (!element.getClientRects().length) continue;
-    const style = getComputedStyle(element);
-    const [a, b] = [element.closest("svg") ? style.fill : style.color, behind(element)].map(light);
-    result.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), texts.currentNode.data.trim()]);
-  }
-  return result;
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("which", ["text", "comparison"])
-def test_legible_in_both_schemes(
-    browser: Browser, scheme: str, which: str, tmp_path: Path, request: pytest.FixtureRequest
-):
-    """Contrast AA, 4.5 to 1, of every text, those in figures included; and nothing wider than a phone."""
-    text = request.getfixturevalue(which)
-    viewport = {"width": 390, "height": 844}
-    shown, asked = opened(browser, text, tmp_path, color_scheme=scheme, viewport=viewport)
-    contrasts = shown.evaluate(_CONTRASTS)
-    assert len(contrasts) > 300
-    assert min(contrasts)[0] >= 4.5, min(contrasts)
-    assert any(words == "threshold" for _, words in contrasts)  # of a figure
-    assert shown.evaluate("document.documentElement.scrollWidth") <= 390
-    paper = shown.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-    assert (max(map(int, re.findall(r"\d+", paper))) < 60) == (scheme == "dark")
-    assert asked == [shown.url]
-
-
-@pytest.mark.parametrize("which", ["text", "comparison"])
-def test_fits_on_paper(browser: Browser, which: str, tmp_path: Path, request: pytest.FixtureRequest):
-    """A page that is wider is cut at its right edge. A4 less the margins is 186 mm, 703 px."""
-    shown, _ = opened(browser, request.getfixturevalue(which), tmp_path, viewport={"width": 703, "height": 1000})
-    shown.emulate_media(media="print")
-    assert shown.evaluate("document.documentElement.scrollWidth") <= 703
-
-
-def test_without_javascript(browser: Browser, text: str, tmp_path: Path):
-    """All but the table of tags is there; where its numbers are, the page says."""
-    with browser.new_context(java_script_enabled=False) as context:
-        shown = context.new_page()
-        (tmp_path / "report.html").write_text(text, encoding="utf-8")
-        shown.goto((tmp_path / "report.html").as_uri())
-        notice = shown.locator("noscript p")
-        assert notice.is_visible()
-        assert "per_tag.csv beside this page has the same numbers" in notice.inner_text()
-        assert not shown.get_by_role("searchbox").is_visible()
-        assert shown.get_by_role("heading", name="Calibration").is_visible()
-
-
-def test_print(browser: Browser, text: str, tmp_path: Path):
-    """On white paper, from a dark screen too, and without what cannot be clicked there."""
-    shown, _ = opened(browser, text, tmp_path, color_scheme="dark")
-    shown.emulate_media(media="print", color_scheme="dark")
-    assert shown.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
-    assert not shown.locator("nav").is_visible()
-    assert not shown.get_by_role("searchbox").is_visible()
-    # A table in part says so.
-    assert shown.get_by_text("50 of 80 tags").is_visible()
-    arrow = "getComputedStyle(document.querySelector('[aria-sort] button'), '::after').content"
-    assert shown.evaluate(arrow) == "none"
-    assert min(shown.evaluate(_CONTRASTS))[0] >= 4.5
-    pages = re.findall(rb"/Type\s*/Page\b", shown.pdf(format="A4", print_background=True))
-    assert 3 <= len(pages) <= 20
