@@ -24,7 +24,8 @@ class ConfidenceHistogram:
     """Pairs of an image and a tag by the confidence of the tag; grows in place.
 
     Bin k holds the confidences in (k / BINS, (k + 1) / BINS], so that a bin's lower edge is a threshold: what is
-    predicted lies over it. A confidence of 0 is in the first bin.
+    predicted lies over it. A confidence of 0 is in the first bin. One that is an edge, but for a rounding error of
+    float32, may be in the bin beside.
 
     Attributes:
       pairs: int64 [BINS], how many there are.
