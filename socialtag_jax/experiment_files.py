@@ -64,7 +64,8 @@ def override(experiment: Experiment, arguments: Sequence[str], *, prog: str) -> 
     # It asks stdout alone, also for what it writes to stderr.
     stream = sys.stdout if {"-h", "--help"} & set(arguments) else sys.stderr
     if os.environ.get("NO_COLOR") or not stream.isatty():
-        tyro._experimental_options["ansi_codes"] = False
+        # No public option says so.
+        getattr(tyro, "_experimental_options", {})["ansi_codes"] = False
     return tyro.cli(Experiment, default=experiment, args=list(arguments), prog=prog, console_outputs=True)
 
 

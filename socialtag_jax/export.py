@@ -75,7 +75,7 @@ def _write_bundle(trained: TrainedModel, folder: Path, formats: Collection[str])
     experiment, vocabulary = trained.config.experiment, trained.vocabulary
     params = jax.tree.map(np.asarray, trained.params)
     size = experiment.model.input_size
-    # Whoever loads a bundle need not know the folders of who trained it.
+    # Whoever loads a bundle need not know where its data set lay.
     trained_on = {key: value for key, value in trained.config.dataset.items() if key != "path"}
     description = {
         "format_version": tagger.FORMAT_VERSION,

@@ -54,7 +54,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-_TEMPORARY = re.compile(r"\..+\.(\d+)-\d+@([^@]+)\.tmp", re.DOTALL)
+_TEMPORARY = re.compile(r"\..*\.(\d+)-\d+@([^@]+)\.tmp", re.DOTALL)
 _LONGEST_WRITE = 24 * 3600.0
 
 
@@ -68,7 +68,8 @@ def sweep(folder: Path) -> None:
         found = _TEMPORARY.fullmatch(path.name)
         if found is None:
             continue
-        with contextlib.suppress(FileNotFoundError):  # it is finished, or another process sweeps as well
+        # It is finished, another process sweeps as well, or it is not ours to delete.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             old = time.time() - path.stat().st_mtime > _LONGEST_WRITE
             if old or (found[2] == socket.gethostname() and not _is_alive(int(found[1]))):
                 path.unlink()

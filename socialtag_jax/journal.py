@@ -19,7 +19,9 @@ from socialtag_jax.tagger import SuggestedTag
 _KIND = "socialtag predict"
 
 FileState = list[int]
-"""A file's size in bytes and the time of its last change, in nanoseconds; -1 each where there is none."""
+"""A file's size in bytes and when its content and its status were last changed, in nanoseconds."""
+
+_NO_FILE: FileState = [-1, -1, -1]
 
 
 def file_state(path: Path) -> FileState:
@@ -27,8 +29,8 @@ def file_state(path: Path) -> FileState:
     try:
         stat = path.stat()
     except OSError:
-        return [-1, -1]
-    return [stat.st_size, stat.st_mtime_ns]
+        return _NO_FILE
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 class Journal:
@@ -117,8 +119,10 @@ class Journal:
         lines = []
         for prediction in predictions:
             photo = prediction.path
-            # Of what could not be read, perhaps since it was gone just then, nothing else is known.
-            state = states[photo] if prediction.unreadable is None else file_state(photo)
+            now = file_state(photo)
+            # What has changed since is not what was looked at; of what went, perhaps no sidecar could be written. What
+            # could not be read is as it is now, though: it may have been gone before.
+            state = now if prediction.unreadable is not None or now == states[photo] else _NO_FILE
             both = state, self._sidecar_state(photo)
             line = json.dumps(_encoded(prediction, *both)) + "\n"
             lines.append(line)
@@ -143,7 +147,7 @@ class Journal:
         self._file.truncate()
 
     def _sidecar_state(self, photo: Path) -> FileState:
-        return [-1, -1] if self._sidecar is None else file_state(self._sidecar(photo))
+        return _NO_FILE if self._sidecar is None else file_state(self._sidecar(photo))
 
     def _write(self, text: str) -> None:
         self._file.write(text.encode("ascii"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from socialtag_jax import files, xmp
 from socialtag_jax.errors import UserError
-from socialtag_jax.journal import Journal, file_state
+from socialtag_jax.journal import FileState, Journal, file_state
 from socialtag_jax.predict import Prediction, predict
 from socialtag_jax.presentation import Choice
 from socialtag_jax.sidecars import Change, tagging
@@ -132,8 +132,12 @@ def tag(
       stream: where progress is shown.
     """
     batches = [photos[start : start + MAX_BATCH] for start in range(0, len(photos), MAX_BATCH)]
+    states: dict[Path, FileState] = {}
+    if journal is not None:
+        # On a network's disk each takes a millisecond.
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            states = dict(zip(photos, pool.map(file_state, photos), strict=True))
     # Whole batches, since what a photo is scored with may change its scores' last bits.
-    states = {} if journal is None else {photo: file_state(photo) for photo in photos}
     known = [journal is not None and all(journal.has(one, states[one]) for one in batch) for batch in batches]
     pending = [photo for batch, done in zip(batches, known, strict=True) if not done for photo in batch]
     if len(pending) < len(photos):

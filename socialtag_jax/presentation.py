@@ -118,10 +118,10 @@ _IN_HASHTAGS = frozenset(
 
 
 def read_aliases(path: Path) -> dict[str, str]:
-    """Reads a list of aliases: `written = shown` a line; what is shown may have an alias in its turn.
+    """Reads a list of aliases: `written = shown` a line.
 
     Raises:
-      UserError: it cannot be read, or a line has another form, or a tag twice; aliases that lead in a circle.
+      UserError: it cannot be read, or a line has another form, or a tag twice; what is shown has another alias.
     """
     aliases: dict[str, str] = {}
     shown_for: dict[str, str] = {}
@@ -135,19 +135,13 @@ def read_aliases(path: Path) -> dict[str, str]:
         if loose_key(written) in shown_for:
             raise UserError(f"the tag {written.strip()!r} stands in an earlier line too", where=where)
         aliases[written.strip()] = shown_for[loose_key(written)] = shown.strip()
-    return {written: _last_shown(written, shown_for, path) for written in aliases}
-
-
-def _last_shown(written: str, shown_for: Mapping[str, str], where: Path) -> str:
-    """Where a tag's aliases lead; one that only spells a tag otherwise leads no further."""
-    key, passed = loose_key(written), list[str]()
-    while (shown := shown_for[key]) and loose_key(shown) != key:
-        passed.append(key)
-        if (key := loose_key(shown)) in passed:
-            raise UserError(f"the aliases of {written!r} lead in a circle", where=where)
-        if key not in shown_for:
-            break
-    return shown
+    for written, shown in aliases.items():
+        key = loose_key(shown)
+        # Its own spelling may be an alias: `beach = Beach` beside `strand = beach`.
+        if loose_key(shown_for.get(key, shown)) != key:
+            what = f"{written!r} becomes {shown!r}, which becomes {shown_for[key]!r}"
+            raise UserError(what, where=path, hint=f"{written} = {shown_for[key]}")
+    return aliases
 
 
 def read_stop(path: Path) -> list[str]:

@@ -72,7 +72,8 @@ class Change:
     def diff(self) -> str:
         """A unified diff; "" where nothing changes.
 
-        It is what `patch --binary` takes, but for characters that would command a terminal: those are escaped.
+        Of a file in UTF-8 it is what `patch --binary` takes, but for characters that would command a terminal: those are
+        escaped.
         """
         if not self.is_needed:
             return ""
@@ -171,13 +172,11 @@ def _read(path: Path) -> bytes | None:
 
 
 def _give(path: Path, status: os.stat_result) -> None:
-    """Gives a file the owner, as far as we may, the group and the mode of the one that it takes the place of."""
-    own = path.stat()
-    if own.st_uid != status.st_uid:
-        with contextlib.suppress(PermissionError):
-            os.chown(path, status.st_uid, -1)
-    if own.st_gid != status.st_gid:
-        os.chown(path, -1, status.st_gid)
+    """Gives a file the mode of the one that it takes the place of; its owner and its group, if we may."""
+    for owner, group in ((status.st_uid, -1), (-1, status.st_gid)):
+        # Each by itself; not every file system has them.
+        with contextlib.suppress(OSError):
+            os.chown(path, owner, group)
     path.chmod(stat.S_IMODE(status.st_mode))
 
 

@@ -63,10 +63,10 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
+def jpeg_of_scans(width: int, height: int, scans: int, between: bytes = b"") -> bytes:
     """A gray progressive JPEG that is whole, and says of all its pixels again and again that there is nothing new.
 
-    Each scan is 65 bytes and a walk over the whole image.
+    Each scan is 65 bytes and a walk over the whole image. What is `between` comes after the first.
     """
 
     def segment(marker: int, content: bytes) -> bytes:
@@ -83,7 +83,7 @@ def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
     bits += "1" * (-len(bits) % 8)
     empty = bytes(int(bits[place : place + 8], 2) for place in range(0, len(bits), 8)).replace(b"\xff", b"\xff\0")
     again = segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + empty
-    return b"\xff\xd8" + head + tables + first + again * scans + b"\xff\xd9"
+    return b"\xff\xd8" + head + tables + first + between + again * scans + b"\xff\xd9"
 
 
 def png_of_size(width: int, height: int, *more: bytes) -> bytes:
@@ -273,6 +273,10 @@ REJECTED = [
     Case("bomb-wide.png", written(png_of_size(2**31 - 1, 1)), BOMB),
     Case("bomb.jpg", written(jpeg_of_size(65_535, 65_535)), BOMB),
     Case("bomb-of-scans.jpg", written(jpeg_of_scans(7000, 7000, 1000)), "more than 500 scans"),
+    # FF 01 has no length: whoever reads one passes over the comment's head, and takes its text for the image's end.
+    Case("bomb-of-hidden-scans.jpg", written(
+        jpeg_of_scans(7000, 7000, 1000, b"\xff\x01" + b"\xff\xfe\xff\xff" + b"\xff\xd9" * 32_766 + b" ")
+    ), "more than 500 scans"),
     Case("bomb.gif", written(gif_of_size(65_535, 65_535)), BOMB),
     Case("bomb.bmp", written(bmp_of_size(100_000, 100_000)), BOMB),
     Case("bomb.tif", written(tiff_of_size(100_000, 100_000)), BOMB),

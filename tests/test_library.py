@@ -177,16 +177,18 @@ def test_a_journal_of_another_run(tmp_path: Path):
             Journal.open(path, {"threshold": 0.3, "stop": ["a"]}),
         ):
             pass
-        photo = Path("a\udcff.png")
-        journal.add([Prediction(photo, (SuggestedTag("x", "X", 0.1 + 0.2),), abstained=True)], {photo: [7, 8]})
+        photo = tmp_path / "a\udcff.png"
+        photo.write_bytes(b"a photo")
+        state = file_state(photo)
+        journal.add([Prediction(photo, (SuggestedTag("x", "X", 0.1 + 0.2),), abstained=True)], {photo: state})
     with pytest.raises(UserError, match="had other settings: stop, threshold"), Journal.open(path, {"threshold": 0.4}):
         pass
     with Journal.open(path, {"threshold": 0.3, "stop": ["a"]}) as journal:
         expected = Prediction(photo, (SuggestedTag("x", "X", 0.1 + 0.2),), abstained=True)
         assert journal.get(photo) == expected
-        assert journal.has(photo, [7, 8])
-        assert not journal.has(photo, [7, 9])
-        assert not journal.has(Path("b.png"), [7, 8])
+        assert journal.has(photo, state)
+        assert not journal.has(photo, [*state[:-1], 9])
+        assert not journal.has(tmp_path / "b.png", state)
     for other in (b"my notes\n", b"{}\n", b'{"journal": "mine"}', b"[" * 100_000 + b"\n"):
         path.write_bytes(other)
         with pytest.raises(UserError, match="is no journal of socialtag"), Journal.open(path, SETTINGS):

@@ -1,6 +1,7 @@
 """Sidecars by the commands: they come, change and go, and nothing else does."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -202,28 +203,39 @@ def test_bad_files_are_listed_in_the_folder_where_there_is_no_output(socialtag, 
     assert "listed" not in result.err
 
 
+@pytest.mark.parametrize("mount_point", [False, True])
+@pytest.mark.parametrize("flag", ["--csv", "--write-xmp"])
 def test_a_library_that_goes_meanwhile_is_not_called_done(
-    socialtag, quiet_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    socialtag, quiet_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, mount_point: bool
 ):
     """A disk that is unplugged: what follows cannot be read, and what came before need not be done again."""
     folder, output = library(tmp_path / "photos", 40), tmp_path / "tags.csv"
+    asked = [flag, output] if flag == "--csv" else [flag]
     pixels = Tagger.pixels
 
     def unplugged(self: Tagger, photo: Path) -> np.ndarray:
         if photo == folder / "2" / "035.png":
             folder.rename(tmp_path / "elsewhere")
+            if mount_point:
+                folder.mkdir()
         return pixels(self, photo)
 
     monkeypatch.setattr(Tagger, "pixels", unplugged)
-    result = socialtag("predict", quiet_bundle, folder, "--csv", output)
+    result = socialtag("predict", quiet_bundle, folder, *asked)
     assert result.code == 1
     assert f"socialtag: error: {folder}: has gone meanwhile -- bring it back" in result.err
     assert not output.exists()
+    if mount_point:
+        assert list(folder.iterdir()) == []
+        folder.rmdir()
     (tmp_path / "elsewhere").rename(folder)
     monkeypatch.setattr(Tagger, "pixels", pixels)
-    result = socialtag("predict", quiet_bundle, folder, "--csv", output)
+    result = socialtag("predict", quiet_bundle, folder, *asked)
     assert result.code == 0
-    assert len({row[0] for row in csv.reader(output.read_text().splitlines()[1:])}) == 40
+    if flag == "--csv":
+        assert len({row[0] for row in csv.reader(output.read_text().splitlines()[1:])}) == 40
+    else:
+        assert len(list(folder.rglob("*.png.xmp"))) == 40
 
 
 def test_a_photo_that_goes_meanwhile_gets_no_sidecar(quiet_bundle: Path, tmp_path: Path):
@@ -262,6 +274,21 @@ def test_a_sidecar_keeps_its_owner(tmp_path: Path):
     tagged_by_us(tmp_path / "a.jpg")
     status = path.stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o664)
+
+
+def test_a_sidecar_whose_group_we_may_not_set_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Photos that a container or another user has copied, or a disk that has no groups."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refused)
+    path = tmp_path / "a.jpg.xmp"
+    path.write_text(DARKTABLE)
+    path.chmod(0o640)
+    tagged_by_us(tmp_path / "a.jpg")
+    assert keywords(path.read_bytes()) == ["Italy", "golden hour", "Sea"]
+    assert path.stat().st_mode & 0o7777 == 0o640
 
 
 def test_a_sidecar_in_upper_case_is_the_one(tmp_path: Path):

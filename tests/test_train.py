@@ -311,7 +311,7 @@ def test_bundle_files(bundle: Path, dataset: Dataset):
         assert file.get_tensor("block5_conv3/kernel").shape == (3, 3, 512, 512)
         assert file.metadata()["source"] == "colours, step 9"
     assert (bundle / "tags.txt").read_text().split() == list(Tagger.load(bundle).vocabulary.tags)
-    # Of who trained it, it names no folder.
+    # Where the data set lay is nobody else's business.
     assert not [path for path in bundle.iterdir() if str(dataset.location).encode() in path.read_bytes()]
 
 

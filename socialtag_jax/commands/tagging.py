@@ -153,7 +153,7 @@ def run_predict(options: argparse.Namespace) -> int:
             log=log,
             stream=sys.stderr,
         )
-        folders = [path for path in options.photos if path.is_dir()]
+        folders = {path: _identity(path) for path in options.photos if path.is_dir()}
         results = []
         for prediction in predictions:
             counts.add(prediction)
@@ -164,8 +164,8 @@ def run_predict(options: argparse.Namespace) -> int:
             else:
                 # At once: whoever reads along need not wait for the last photo.
                 print(prediction_files.as_text(prediction), flush=True)
-        for path in folders:
-            if not path.is_dir():
+        for path, identity in folders.items():
+            if _identity(path) != identity:
                 raise UserError("has gone meanwhile", where=path, hint="bring it back and run the same command again")
         if options.json:
             print(json.dumps(results, ensure_ascii=False))
@@ -173,6 +173,15 @@ def run_predict(options: argparse.Namespace) -> int:
             _write(options, journal, found.photos, output)
             journal.finish()
     return _report(counts)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from the mount point that a disk leaves; None where there is nothing."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _write(options: argparse.Namespace, journal: "Journal", photos: "Sequence[Path]", output: Path | None) -> None:
