@@ -72,8 +72,8 @@ class Change:
     def diff(self) -> str:
         """A unified diff; "" where nothing changes.
 
-        Of a file in UTF-8 it is what `patch --binary` takes, but for characters that would command a terminal: those are
-        escaped.
+        Of a file in UTF-8 it is what `patch --binary` takes, but for characters that would command a terminal: they
+        are escaped.
         """
         if not self.is_needed:
             return ""

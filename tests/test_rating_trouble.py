@@ -64,7 +64,7 @@ def test_a_photo_that_does_not_come(browser: Browser, dataset: Dataset, tmp_path
         join(page, address, "Ada")
         mark(page, 0)
         page.get_by_role("button", name="Next").click()
-        expect(page.locator("#problem")).to_contain_text("the server failed Load this page again")
+        expect(page.locator("#problem")).to_contain_text("the server failed. Load this page again")
         expect(page.locator("#work")).to_be_hidden()
         page.keyboard.press("1")
         page.keyboard.press("u")

@@ -69,7 +69,8 @@ def training(runs: Mapping[str, TrainingCurves]) -> list[str]:
                 _curve(panel, epochs, curves.training_loss, _SECOND, "training", "--")
             _curve(panel, epochs, curves.validation_loss, colour, "validation" if len(runs) == 1 else name)
         panel.set(title="Loss" if len(runs) == 1 else "Validation loss", xlabel="epoch")
-        panel.legend()
+        if panel.lines:  # not of a run whose losses are all no numbers
+            panel.legend()
 
     def f1(panel: "Axes") -> None:
         for (name, curves), colour in zip(runs.items(), (_FIRST, _SECOND), strict=False):

@@ -188,13 +188,15 @@ def _add_tags(app: FastAPI, service: TaggingService) -> None:
         max_tags: Annotated[int | None, Query(ge=1, le=most, description="at most so many a photo")] = None,
     ) -> TagsBody:
         """Suggests tags for one photo or several."""
-        photos = await service.answer(request, threshold, max_tags)
+        over = tagger.threshold if threshold is None else threshold
+        at_most = min(tagger.max_tags, _MOST_TAGS) if max_tags is None else max_tags
+        photos = await service.answer(request, over, at_most)
         if len(photos) == 1 and photos[0].error is not None:
             raise photos[0].error
         return TagsBody(
             model=sha256,
-            threshold=tagger.threshold if threshold is None else threshold,
-            max_tags=tagger.max_tags if max_tags is None else max_tags,
+            threshold=over,
+            max_tags=at_most,
             photos=[_photo_body(photo, hashtags) for photo in photos],
         )
 
@@ -244,7 +246,7 @@ def _add_state(app: FastAPI, service: TaggingService, feedback: FeedbackFile) ->
         n_tags=len(tagger.vocabulary),
         input_size=tagger.input_size,
         threshold=tagger.threshold,
-        max_tags=tagger.max_tags,
+        max_tags=min(tagger.max_tags, _MOST_TAGS),
         limits=LimitsBody(
             photos=limits.photos,
             photo_bytes=limits.photo_bytes,

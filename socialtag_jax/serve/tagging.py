@@ -74,13 +74,13 @@ class TaggingService:
         """Whether photos can be tagged, within the time limit."""
         return self._batcher.alive and self._batcher.seconds_busy() < self.limits.seconds
 
-    async def answer(self, request: Request, threshold: float | None, max_tags: int | None) -> list[TaggedPhoto]:
+    async def answer(self, request: Request, threshold: float, max_tags: int) -> list[TaggedPhoto]:
         """Tags a request's photos, in their order.
 
         Args:
           request: with photos.
-          threshold: only tags with a confidence over it; None for the bundle's.
-          max_tags: at most so many a photo; None for the bundle's.
+          threshold: only tags with a confidence over it.
+          max_tags: at most so many a photo.
 
         Raises:
           ApiError: the request is refused; 503 with Retry-After where there is too much to do.
@@ -103,7 +103,7 @@ class TaggingService:
                 self._waiting -= len(photos)
 
     async def _while_wanted(
-        self, request: Request, photos: Sequence[Upload], threshold: float | None, max_tags: int | None
+        self, request: Request, photos: Sequence[Upload], threshold: float, max_tags: int
     ) -> list[TaggedPhoto]:
         """Gives up when the sender has gone, or after the time limit: what has not begun then is not done."""
         tasks = [asyncio.ensure_future(self._tag(photo, threshold, max_tags)) for photo in photos]
@@ -122,7 +122,7 @@ class TaggingService:
             ended: list[asyncio.Future[Any]] = [tagging, *tasks, leaving]
             await asyncio.gather(*ended, return_exceptions=True)
 
-    async def _tag(self, photo: Upload, threshold: float | None, max_tags: int | None) -> TaggedPhoto:
+    async def _tag(self, photo: Upload, threshold: float, max_tags: int) -> TaggedPhoto:
         loop = asyncio.get_running_loop()
         try:
             sha256, pixels = await loop.run_in_executor(self._decoders, self._decode, photo)

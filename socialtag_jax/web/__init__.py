@@ -11,7 +11,7 @@ STATIC = Path(__file__).parent / "static"
 
 
 @contextlib.contextmanager
-def packages() -> Iterator[None]:
+def of_serve_extra() -> Iterator[None]:
     """Around imports of what hosts pages, which an extra installs.
 
     Raises:

@@ -9,9 +9,9 @@ import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from socialtag_jax.web import STATIC, packages
+from socialtag_jax.web import STATIC, of_serve_extra
 
-with packages():
+with of_serve_extra():
     from fastapi import FastAPI, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, JSONResponse

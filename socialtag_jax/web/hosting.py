@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 from socialtag_jax import stopping
 from socialtag_jax.errors import UserError
-from socialtag_jax.web import packages
+from socialtag_jax.web import of_serve_extra
 
-with packages():
+with of_serve_extra():
     import uvicorn
     from fastapi import FastAPI
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -100,7 +100,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._on_start()
+        if self.started:
+            self._on_start()
 
 
 def server(app: FastAPI, *, patience: int, on_start: Callable[[], None] = lambda: None) -> uvicorn.Server:
@@ -144,7 +145,8 @@ def run(app: FastAPI, listener: socket.socket, *, log: Callable[[str], None], pa
 
         def on_start() -> None:
             if request.signal is not None:  # before uvicorn took the signals
-                running.should_exit = True
+                # From its main loop it ends in order.
+                asyncio.get_running_loop().call_soon(setattr, running, "should_exit", True)
             print(address(listener), flush=True)
 
         # uvicorn takes the signals meanwhile, and raises them again when it has ended.

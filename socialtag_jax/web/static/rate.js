@@ -95,8 +95,9 @@ function stop(error) {
   element("done").hidden = true;
   element("saved").textContent = "";
   // What was refused for good is refused again; what has failed may not.
-  const again = error.status < 500 ? "" : " Load this page again to go on from what is stored.";
-  element("problem").textContent = `${error.message}${again}`;
+  const again = error.status < 500 ? "" : " Load this page again; if it says the same, tell who runs the study.";
+  const end = /[.!?]$/u.test(error.message) ? "" : ".";
+  element("problem").textContent = `${error.message}${end}${again}`;
   element("problem").hidden = false;
 }
 

@@ -13,17 +13,17 @@ const threshold = element("threshold");
 const most = element("most");
 const photos = [];
 const waiting = [];
-const finished = []; // since the last time that nothing was under way
+const finished = new Set(); // since the last time that nothing was under way
 let underWay = 0;
 let limit = 0; // of the confidence, 0 to 1
 let about = null;
 let toastTimer = 0;
 
-const feedback = new Feedback(({ saved, unsaved, lost, problem }) => {
+const feedback = new Feedback(({ saved, unsaved, lost, why, problem }) => {
   const times = (count) => (count === 1 ? "1 choice" : `${count} choices`);
   element("saved").textContent = saved ? `${times(saved)} saved to ${about.feedback} on the server` : "";
   const problems = [
-    lost && `The server now has another model: ${times(lost)} not saved. Reload the page and give the photos again.`,
+    lost && `${why} ${times(lost)} not saved. Reload the page and give the photos again.`,
     problem && `${problem} ${times(unsaved)} not saved yet; trying again.`,
   ];
   element("problem").textContent = problems.filter(Boolean).join(" ");
@@ -144,21 +144,21 @@ async function next() {
     } finally {
       underWay -= 1;
     }
-    finished.push(photo);
+    finished.add(photo);
   }
   next();
 }
 
 /** Says what became of the photos: once for all, however many they were. */
 function tell() {
-  const told = finished.filter((photo) => photos.includes(photo));
+  const told = photos.filter((photo) => finished.has(photo));
   if (underWay > 0 || told.length === 0) {
     return;
   }
-  finished.length = 0;
+  finished.clear();
   const tagged = told.filter((photo) => photo.tagged).length;
   const failed = told.length > tagged ? `, ${told.length - tagged} without tags` : "";
-  toast(told.length === 1 ? `${told[0].name}: ${told[0].outcome}` : `${tagged} photos tagged${failed}`);
+  toast(told.length === 1 ? `${told[0].name}: ${told[0].outcome}` : `${tagged} ${tagged === 1 ? "photo" : "photos"} tagged${failed}`);
 }
 
 async function ask(photo) {

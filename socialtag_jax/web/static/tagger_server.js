@@ -3,7 +3,14 @@
 const TRIES = 20;
 const PAUSE_SECONDS = 3; // where the server names none
 const CHOICES_AT_ONCE = 40; // browsers refuse what outlives its page over 64 KiB
-const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+/** Ends after some seconds, or when the signal aborts. */
+function pause(seconds, signal = undefined) {
+  return new Promise((done) => {
+    setTimeout(done, 1000 * seconds);
+    signal?.addEventListener("abort", done, { once: true });
+  });
+}
 
 /** An answer that says no, in words for people. */
 export class Refused extends Error {
@@ -44,7 +51,7 @@ export async function tagsOf(file, { mostTags, signal, onWait }) {
     }
     const seconds = (!away && Number(response.headers.get("Retry-After"))) || PAUSE_SECONDS;
     onWait(away ? response.message : "The server is busy.", seconds);
-    await pause(seconds);
+    await pause(seconds, signal);
   }
 }
 
@@ -81,12 +88,13 @@ function sentence(text) {
 
 /** Choices on their way to the feedback file: in order, and again and again until they are saved, or refused. */
 export class Feedback {
-  /** @param {(state: {saved: number, unsaved: number, lost: number, problem: string}) => void} onChange */
+  /** @param {(state: {saved: number, unsaved: number, lost: number, why: string, problem: string}) => void} onChange */
   constructor(onChange) {
     this.onChange = onChange;
     this.unsaved = [];
     this.saved = 0;
     this.lost = 0;
+    this.why = "";
     this.sending = false;
   }
 
@@ -100,13 +108,16 @@ export class Feedback {
   }
 
   tell(problem) {
-    this.onChange({ saved: this.saved, unsaved: this.unsaved.length, lost: this.lost, problem });
+    this.onChange({ saved: this.saved, unsaved: this.unsaved.length, lost: this.lost, why: this.why, problem });
   }
 
   async send() {
     this.sending = true;
     while (this.unsaved.length > 0) {
-      const choices = this.unsaved.slice(0, CHOICES_AT_ONCE);
+      // Of one model: those of another may be refused, and others with them.
+      const [{ model }] = this.unsaved;
+      const others = this.unsaved.findIndex((choice) => choice.model !== model);
+      const choices = this.unsaved.slice(0, others < 0 ? CHOICES_AT_ONCE : Math.min(others, CHOICES_AT_ONCE));
       try {
         await answer(
           await reach("/v1/feedback", {
@@ -131,6 +142,7 @@ export class Feedback {
           // Never taken, however often they are sent; the choices after them may well be.
           this.unsaved.splice(0, choices.length);
           this.lost += choices.length;
+          this.why = error.message;
           this.tell("");
         }
       }
