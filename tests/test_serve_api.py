@@ -106,7 +106,9 @@ def test_answers_are_those_of_the_tagger(server: str, tagger: Tagger, tmp_path: 
     assert len({str(one) for one in expected}) == 20
 
     def ask(numbers: range) -> list[Any]:
-        found = httpx.post(f"{server}/v1/tags?threshold=0", files=form(*(photos[number] for number in numbers)))
+        found = httpx.post(
+            f"{server}/v1/tags?threshold=0", files=form(*(photos[number] for number in numbers)), timeout=60
+        )
         return [[(one["tag"], one["confidence"]) for one in photo["tags"]] for photo in found.json()["photos"]]
 
     with ThreadPoolExecutor(8) as pool:
