@@ -71,14 +71,15 @@ print("socialtag_jax" in sys.modules, model.get_layer("dropout").rate)
 """
 
 
-def test_a_fresh_keras_says_what_the_bundle_says(bundle: Path, trained: TrainedModel, tmp_path: Path):
+@pytest.mark.parametrize("backend", ["jax", pytest.param("tensorflow", marks=pytest.mark.interop)])
+def test_a_fresh_keras_says_what_the_bundle_says(bundle: Path, trained: TrainedModel, tmp_path: Path, backend: str):
     """Tolerance: 1e-5 of a probability, float32 sums in another order. uint8 and float pixels are the same to it."""
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
     expected = Tagger.load(bundle).probabilities(images)
     assert np.mean((expected > 0.01) & (expected < 0.99)) > 0.5
     np.save(tmp_path / "images.npy", images)
     command = [sys.executable, "-c", IN_A_FRESH_PROCESS, bundle, tmp_path / "images.npy", tmp_path / "outputs.npy"]
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
     outputs = np.load(tmp_path / "outputs.npy")
     np.testing.assert_allclose(outputs, np.stack([expected, expected]), atol=1e-5, rtol=0)
