@@ -143,7 +143,8 @@ def evaluate(
     check_tags(dataset, scorer.vocabulary)
     images, statistics = len(dataset.split(split)), dataset.statistics
     if not statistics[split].counts.any():
-        raise UserError(f"no image of the split {split!r} has a tag: nothing to score", where=dataset.location)
+        what = f"no image of the split {split!r} has a tag: nothing to score"
+        raise UserError(what, where=dataset.location, hint="evaluate another --split")
     training = protocols.training_counts(statistics, split)
     words = protocols.common_words(training, statistics[split].counts)
     suggestion = scorer.suggestion

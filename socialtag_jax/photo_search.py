@@ -89,7 +89,8 @@ def find_photos(paths: Iterable[Path]) -> FoundPhotos:
                 else:
                     inside.suffixes[file.suffix.lower()] += 1
             if not found:
-                raise UserError(f"no image files in the folder{f', but {inside}' if inside else ''}", where=path)
+                what = f"no image files in the folder{f', but {inside}' if inside else ''}"
+                raise UserError(what, where=path, hint="name a folder that has photos, in it or below it")
             photos.extend(sorted(found))
             skipped.suffixes += inside.suffixes
             skipped.hidden += inside.hidden
@@ -97,7 +98,7 @@ def find_photos(paths: Iterable[Path]) -> FoundPhotos:
         elif path.exists():
             photos.append(path)
         else:
-            raise UsageError("no such photo or folder", where=path)
+            raise UsageError("no such photo or folder", where=path, hint="check how it is spelt")
     return FoundPhotos(photos, skipped)
 
 
@@ -132,7 +133,8 @@ def walk_folders(folder: Path, skipped: Skipped) -> Iterator[tuple[Path, Sequenc
 
 def _refuse(error: OSError) -> None:
     """Photos in a folder that cannot be read must not be left out without a word."""
-    raise UserError(f"cannot be read: {error.strerror}", where=error.filename) from error
+    hint = "ask for permission, or name the folders beside it one by one"
+    raise UserError(f"cannot be read: {error.strerror}", where=error.filename, hint=hint) from error
 
 
 def skipped_text(suffixes: Mapping[str, int]) -> str:

@@ -147,7 +147,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
         elif path.exists():
             found.append(path if path.suffix.lower() == SUFFIX else sidecar_path(path))
         else:
-            raise UsageError("no such photo, sidecar or folder", where=path)
+            raise UsageError("no such photo, sidecar or folder", where=path, hint="check how it is spelt")
     return found
 
 

@@ -20,6 +20,8 @@ from socialtag_jax.steps import build_model
 from socialtag_jax.storage import Location
 from socialtag_jax.tags import TagVocabulary
 
+_ANOTHER = "take another one, with --checkpoint STEP"
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -63,9 +65,10 @@ def load(run: Location, checkpoint: str, devices: Devices, *, log: Callable[[str
             vocabulary = TagVocabulary(tuple(meta.content["tags"]), tuple(meta.content["displays"]))
             sha256 = vocabulary.sha256, meta.content["vocabulary_sha256"]
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"the checkpoint's tags are damaged: {error}", where=folder / str(step)) from error
+            what = f"the checkpoint's tags are damaged: {error}"
+            raise UserError(what, where=folder / str(step), hint=_ANOTHER) from error
         if not sha256 == (config.dataset["vocabulary_sha256"],) * 2:
-            raise UserError("the checkpoint's tags are not those of the run", where=folder / str(step))
+            raise UserError("the checkpoint's tags are not those of the run", where=folder / str(step), hint=_ANOTHER)
         experiment = config.experiment
         model = build_model(experiment, len(vocabulary))
         shapes = param_shapes(model, experiment.model.input_size)

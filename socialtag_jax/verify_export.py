@@ -141,7 +141,7 @@ def verify(
             progress.update(found.photos + found.unreadable)
     progress.finish(len(photos))
     if not found.photos:
-        raise UserError("none of the photos can be read", where="--photos")
+        raise UserError("none of the photos can be read", where="--photos", hint="name photos that `predict` reads")
     for one in running:
         one.finish(tolerance)
     return found

@@ -122,7 +122,8 @@ def draw_photos(
         raise UsageError(f"{count:,} photos asked for, but {split} has {available:,}", where="--photos", hint=hint)
     training = training_counts(dataset.statistics, split)
     if training is None:
-        raise UserError("no train split, from which popular tags could be known", where=dataset.location)
+        what = "no train split, from which popular tags could be known"
+        raise UserError(what, where=dataset.location, hint="rate with a data set that has one")
     popular, n_tags = popular_pool(training), len(dataset.vocabulary)
     tags, displays = dataset.vocabulary.tags, dataset.vocabulary.displays
     records, photos = dataset.records(split), []

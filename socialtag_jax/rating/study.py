@@ -24,6 +24,7 @@ from socialtag_jax.rating.results import JudgedPhoto, JudgedTag
 from socialtag_jax.rating.study_file import Origin, StudyPhoto, StudyTag
 
 _Decoded = TypeVar("_Decoded")
+_DAMAGED = "restore the file from a copy"
 LONGEST_NAME = 60
 """Characters of a rater's name."""
 _FORMULA = "=+-@"
@@ -305,14 +306,14 @@ class Study:
     def _one(self, query: str, *values: object) -> tuple:
         row = self._connection.execute(query, values).fetchone()
         if row is None:
-            raise UserError("the study is damaged: a row is missing", where=self._path)
+            raise UserError("the study is damaged: a row is missing", where=self._path, hint=_DAMAGED)
         return row
 
     def _decode(self, decode: Callable[..., _Decoded], *values: object) -> _Decoded:
         try:
             return decode(*values)
         except (TypeError, ValueError) as error:
-            raise UserError(f"the study is damaged: {error}", where=self._path) from error
+            raise UserError(f"the study is damaged: {error}", where=self._path, hint=_DAMAGED) from error
 
     def _photo(self, position: int) -> StudyPhoto:
         row = self._connection.execute("SELECT record, image_id FROM photo WHERE position = ?", (position,)).fetchone()

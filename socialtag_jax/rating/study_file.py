@@ -111,7 +111,7 @@ def write_study(path: Path, origin: Origin, photos: Sequence[StudyPhoto], clock:
       UserError: the file exists.
     """
     if path.exists():
-        raise UserError("exists already", where=path)
+        raise UserError("exists already", where=path, hint="name another file")
     with files.atomic_path(path) as temporary:
         connection = sqlite3.connect(temporary, isolation_level=None)
         try:
@@ -155,7 +155,8 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if application != APPLICATION_ID:
-                raise UserError("an SQLite file, but not of a rating study", where=path)
+                what = "an SQLite file, but not of a rating study"
+                raise UserError(what, where=path, hint="name the study's file, or a new one")
             if version != SCHEMA_VERSION:
                 hint = "go on with the version of socialtag-jax that made it"
                 raise UserError(f"schema version {version}, expected {SCHEMA_VERSION}", where=path, hint=hint)

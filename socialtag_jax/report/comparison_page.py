@@ -213,7 +213,8 @@ def _photos(
     if dataset is not None:
         summary = both["A"].summary
         if dataset.fingerprint != summary.text("dataset_fingerprint"):
-            raise UserError("not the data set that both were evaluated on", where=dataset.location)
+            what = "not the data set that both were evaluated on"
+            raise UserError(what, where=dataset.location, hint="give that one, or leave --dataset out")
         records = dataset.records(summary.text("split"))
     displays = {} if dataset is None else dict(zip(dataset.vocabulary.tags, dataset.vocabulary.displays, strict=True))
 

@@ -112,7 +112,7 @@ def prepare(
     """
     listed = PhotoTable(photos)
     if not listed:
-        raise UserError("the source has no photos", where=output)
+        raise UserError("the source has no photos", where=output, hint="check --source and --input")
     folder = output / options.name / options.version
     listed = _in_record_order(listed, options.seed)
     found = listed.labels()

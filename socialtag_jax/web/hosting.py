@@ -30,7 +30,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError) as error:
-        raise UserError(f"not a host: {getattr(error, 'strerror', error)}", where=host) from None
+        what = f"not a host: {getattr(error, 'strerror', error)}"
+        raise UserError(what, where=host, hint="--host 127.0.0.1 is this computer alone") from None
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         # A server that was just ended leaves its port busy for a minute; this takes it all the same.
