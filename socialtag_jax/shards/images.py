@@ -29,9 +29,9 @@ LARGEST_PIXELS = 178_956_970
 _LARGEST_FILE = 2**30
 _MOST_SCANS = 500
 """Of a JPEG. Encoders write about ten; each costs a walk over the whole image, however few bytes it has."""
-# Those that a segment follows: not FF 01, nor the restarts.
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
-"""Not what stands within a scan's data: stuffed bytes, restarts, fill."""
+"""One that a segment follows, or the image's end: not FF 01, nor what stands within a scan's data: stuffed bytes,
+restarts, fill."""
 _LONGEST_JPEG_SIDE = 65_500
 _JPEG_QUALITY = 95
 _OWN_ERRORS = frozenset(
